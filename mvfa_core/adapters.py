@@ -1,0 +1,103 @@
+"""Residual adapters at several levels of a frozen backbone (MVFA paper, section 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mvfa_core.backbones import Backbone
+
+
+class ResidualWeights(NamedTuple):
+    """How a level mixes its input with what the two adapters give back: `keep * x + seg * s + det * d`."""
+
+    keep: float = 0.8
+    seg: float = 0.1
+    det: float = 0.1
+
+
+class Adapter(nn.Module):
+    """Two bias-free linear layers, each followed by a LeakyReLU of slope 0.01.
+
+    Parameter names (`fc1.0.weight`, `fc2.0.weight`) are those of the authors' checkpoints.
+    """
+
+    def __init__(self, width: int, bottleneck: int):
+        super().__init__()
+        self.fc1 = nn.Sequential(nn.Linear(width, bottleneck, bias=False), nn.LeakyReLU(inplace=False))
+        self.fc2 = nn.Sequential(nn.Linear(bottleneck, width, bias=False), nn.LeakyReLU(inplace=False))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, L, width) -> bottleneck activations (N, L, bottleneck) and output (N, L, width)."""
+        middle = self.fc1(tokens)
+        return middle, self.fc2(middle)
+
+
+@dataclass
+class LevelTokens:
+    """What one pass through the adapted backbone leaves behind.
+
+    seg, det: per level the adapters' bottleneck activations (N, L, D), prefix tokens included.
+    last: (N, L, width) tokens after the last adapted block.
+    """
+
+    seg: list[Tensor]
+    det: list[Tensor]
+    last: Tensor
+
+
+class Adapters(nn.Module):
+    """One segmentation and one detection adapter a level.
+
+    Args:
+        levels: block numbers counted from 1, increasing; the adapters sit behind these blocks.
+        widths: token width behind each of these blocks.
+        bottleneck: D, the text width, because bottleneck activations are compared with text features.
+        residual: mixing weights.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[int],
+        widths: Sequence[int],
+        bottleneck: int,
+        residual: ResidualWeights = ResidualWeights(),
+    ):
+        super().__init__()
+        self.levels = tuple(levels)
+        self.residual = ResidualWeights(*residual)
+        self.seg_adapters = nn.ModuleList(Adapter(width, bottleneck) for width in widths)
+        self.det_adapters = nn.ModuleList(Adapter(width, bottleneck) for width in widths)
+
+    @classmethod
+    def for_backbone(
+        cls,
+        backbone: Backbone,
+        levels: Sequence[int],
+        seed: int,
+        residual: ResidualWeights = ResidualWeights(),
+    ) -> "Adapters":
+        """Adapters that fit `backbone`, initialised as `nn.Linear` is, from `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(levels, [backbone.widths[n - 1] for n in levels], backbone.text_width, residual)
+
+    def branch_parameters(self, branch: str) -> list[nn.Parameter]:
+        """Parameters of the `seg` or `det` branch that a loss can reach: all but the last level's `fc2`."""
+        adapters = self.seg_adapters if branch == "seg" else self.det_adapters
+        return [p for p in adapters.parameters() if p is not adapters[-1].fc2[0].weight]
+
+    def forward(self, backbone: Backbone, tokens: Tensor) -> LevelTokens:
+        """Run `tokens` (N, L, width), taken right behind the first level's block, through all levels."""
+        seg, det = [], []
+        for i, level in enumerate(self.levels):
+            if i:
+                tokens = backbone.run(tokens, self.levels[i - 1], level)
+            seg_middle, seg_out = self.seg_adapters[i](tokens)
+            det_middle, det_out = self.det_adapters[i](tokens)
+            tokens = self.residual.keep * tokens + self.residual.seg * seg_out + self.residual.det * det_out
+            seg.append(seg_middle)
+            det.append(det_middle)
+        return LevelTokens(seg, det, tokens)

@@ -1,0 +1,161 @@
+"""One adapted backbone's verdict on a set of images: both branches, their ranges, the fused result."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvfa_core.adapters import Adapters
+from mvfa_core.backbones import Backbone
+from mvfa_core.memory import MemoryBank, memory_maps
+from mvfa_core.scoring import LOGIT_SCALE, Range, fuse, text_maps, text_scores
+
+
+@dataclass
+class Verdict:
+    """scores (N,): larger is more abnormal. maps (N, S, S) float32, or None where a method gives none."""
+
+    scores: Tensor
+    maps: Tensor | None
+
+
+@dataclass
+class Branches:
+    """What the two branches say before fusion.
+
+    text_maps, memory_maps: (N, S, S). text_scores, memory_scores: (N,), from the detection adapters.
+    The memory fields are None without a bank.
+    """
+
+    text_maps: Tensor
+    text_scores: Tensor
+    memory_maps: Tensor | None = None
+    memory_scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FusionRanges:
+    """Minimum and maximum of each branch, for maps and for detection scores."""
+
+    text_maps: Range
+    memory_maps: Range
+    text_scores: Range
+    memory_scores: Range
+
+    @classmethod
+    def of(cls, branches: Branches) -> "FusionRanges":
+        return cls(*(Range.of(getattr(branches, name)) for name in cls.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Banks:
+    """Memory of the segmentation and of the detection adapters' tokens."""
+
+    seg: MemoryBank
+    det: MemoryBank
+
+    def without(self, images: Sequence[int]) -> "Banks":
+        return Banks(self.seg.without(images), self.det.without(images))
+
+
+@dataclass
+class Judge:
+    """An adapted backbone with the text features of one organ.
+
+    Args:
+        text: (D, 2). size: side of the anomaly maps in pixels.
+        masks: the target has pixel labels; its maps come from the segmentation adapters then, else from
+            the detection adapters, since no loss has reached the others.
+        batch_size: images at once. autocast: context of mixed precision.
+    """
+
+    backbone: Backbone
+    adapters: Adapters
+    text: Tensor
+    size: int
+    masks: bool
+    batch_size: int = 32
+    autocast: Callable = nullcontext
+
+    @torch.no_grad()
+    def banks(self, tokens: Tensor) -> Banks:
+        """Memory of (augmented) normal images, given as prefix tokens (N, L, width)."""
+        parts = [self._levels(rows) for rows in tokens.split(self.batch_size)]
+        return Banks(
+            *(
+                MemoryBank([torch.cat(level) for level in zip(*(getattr(p, branch) for p in parts), strict=True)])
+                for branch in ("seg", "det")
+            )
+        )
+
+    @torch.no_grad()
+    def branches(self, tokens: Tensor, banks: Banks | None = None, zero_shot: bool = False) -> Branches:
+        """Both branches of images given as prefix tokens (N, L, width), in bounded memory.
+
+        zero_shot: maps come from the segmentation adapters whatever the target, for they were trained on
+        the other data sets.
+        """
+        chunks = [self._branches(rows, banks, zero_shot) for rows in tokens.split(self.batch_size)]
+        names = [name for name, value in vars(chunks[0]).items() if value is not None]
+        return Branches(**{name: torch.cat([getattr(chunk, name) for chunk in chunks]) for name in names})
+
+    def _levels(self, tokens: Tensor):
+        with self.autocast():
+            return self.adapters(self.backbone, tokens.to(self.text.device))
+
+    def _branches(self, tokens: Tensor, banks: Banks | None, zero_shot: bool) -> Branches:
+        levels, prefix = self._levels(tokens), self.backbone.prefix
+        seg, det = ([t.float() for t in branch] for branch in (levels.seg, levels.det))
+        of_maps = seg if self.masks or zero_shot else det
+        result = Branches(
+            text_maps(of_maps, self.text, prefix, self.size).cpu(), text_scores(det, self.text, prefix).cpu()
+        )
+        if banks is not None:
+            result.memory_maps = memory_maps(banks.seg if self.masks else banks.det, of_maps, prefix, self.size).cpu()
+            # image scores of a target with masks are taken from its maps, so its detection memory is not asked
+            result.memory_scores = result.memory_maps.mean(dim=(1, 2))
+        return result
+
+
+def zero_shot_verdict(branches: Branches) -> Verdict:
+    """Image score from the detection branch, map from the segmentation branch; text only."""
+    return Verdict(branches.text_scores, branches.text_maps)
+
+
+def few_shot_verdict(branches: Branches, ranges: FusionRanges, masks: bool, memory_weight: float) -> Verdict:
+    """Fused map; image score is its maximum with pixel labels, else the fused detection scores."""
+    maps = fuse(
+        branches.text_maps, branches.memory_maps, ranges.text_maps, ranges.memory_maps, memory_weight
+    )
+    if masks:
+        return Verdict(maps.amax(dim=(1, 2)), maps)
+    scores = fuse(
+        branches.text_scores, branches.memory_scores, ranges.text_scores, ranges.memory_scores, memory_weight
+    )
+    return Verdict(scores, maps)
+
+
+@torch.no_grad()
+def clip_verdicts(
+    backbone: Backbone, tokens: Tensor, start: int, text: Tensor, size: int, batch_size: int = 32
+) -> dict[str, Verdict]:
+    """The plain backbone in both readings, from tokens (N, L, width) behind block `start`.
+
+    `clip-pooled`: abnormal probability of the pooled feature. `clip-patch`: map from the projected patch
+    tokens, image score its mean over patches.
+    """
+    pooled, scores, maps = [], [], []
+    for rows in tokens.split(batch_size):
+        last = backbone.run(rows.to(text.device), start, backbone.depth)
+        feature = F.normalize(backbone.pool(last).float(), dim=-1)
+        pooled.append((LOGIT_SCALE * feature @ text).softmax(dim=-1)[:, 1].cpu())
+        patches: Sequence[Tensor] = [backbone.project(last).float()]
+        scores.append(text_scores(patches, text, prefix=0).cpu())
+        maps.append(text_maps(patches, text, 0, size).cpu())
+    return {
+        "clip-pooled": Verdict(torch.cat(pooled), None),
+        "clip-patch": Verdict(torch.cat(scores), torch.cat(maps)),
+    }

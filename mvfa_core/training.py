@@ -1,0 +1,116 @@
+"""The loop that teaches the adapters. The backbone's frozen prefix has already been run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvfa_core.adapters import Adapters
+from mvfa_core.backbones import Backbone
+from mvfa_core.objectives import detection_loss, segmentation_losses
+
+BETAS = (0.5, 0.999)
+
+
+@dataclass
+class TrainingPart:
+    """The images of one data set, ready for training.
+
+    tokens: (N, L, width) behind the first level's block. labels: (N,) in {0, 1}.
+    masks: (N, S, S) uint8 in {0, 1}, or None for a data set without masks. text: (D, 2).
+    """
+
+    name: str
+    tokens: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    text: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """Mean losses per image of one epoch; focal and Dice count only images of data sets with masks."""
+
+    epoch: int
+    detection: float
+    focal: float
+    dice: float
+
+    @property
+    def total(self) -> float:
+        return self.detection + self.focal + self.dice
+
+
+def batches(
+    parts: Sequence[TrainingPart], batch_size: int, generator: torch.Generator
+) -> list[tuple[TrainingPart, Tensor]]:
+    """One epoch: every image once, batches of one data set each, in random order."""
+    result = []
+    for part in parts:
+        result += [(part, rows) for rows in torch.randperm(len(part), generator=generator).split(batch_size)]
+    return [result[i] for i in torch.randperm(len(result), generator=generator).tolist()]
+
+
+def fit(
+    backbone: Backbone,
+    adapters: Adapters,
+    parts: Sequence[TrainingPart],
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    logits_quirk: bool = False,
+    autocast: Callable = nullcontext,
+    progress: Callable[[], None] = lambda: None,
+) -> Iterator[EpochLog]:
+    """Train `adapters` in place and yield after every epoch; the caller selects and keeps.
+
+    Adam with betas (0.5, 0.999), one optimiser a branch. A batch of a data set without masks steps the
+    detection branch only, as in the published code.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimisers = {
+        branch: torch.optim.Adam(adapters.branch_parameters(branch), lr=learning_rate, betas=BETAS)
+        for branch in ("seg", "det")
+    }
+    for epoch in range(1, epochs + 1):
+        sums, images, masked = torch.zeros(3), 0, 0
+        for part, rows in batches(parts, batch_size, generator):
+            losses = batch_losses(backbone, adapters, part, rows, logits_quirk, autocast)
+            adapters.zero_grad(set_to_none=True)
+            losses.sum(dim=0).mean().backward()
+            optimisers["det"].step()
+            if part.masks is not None:
+                optimisers["seg"].step()
+                masked += len(rows)
+            images += len(rows)
+            sums += losses.detach().sum(dim=1).cpu()
+            progress()
+        yield EpochLog(epoch, float(sums[0]) / images, *(float(s) / max(masked, 1) for s in sums[1:]))
+
+
+def batch_losses(
+    backbone: Backbone,
+    adapters: Adapters,
+    part: TrainingPart,
+    rows: Tensor,
+    logits_quirk: bool = False,
+    autocast: Callable = nullcontext,
+) -> Tensor:
+    """(3, len(rows)): detection, focal and Dice loss of each image."""
+    device = next(adapters.parameters()).device
+    labels = part.labels[rows].to(device)
+    with autocast():
+        levels = adapters(backbone, part.tokens[rows].to(device))
+        detection = detection_loss(levels.det, part.text, labels, backbone.prefix, logits_quirk)
+        if part.masks is None:
+            return torch.stack([detection, torch.zeros_like(detection), torch.zeros_like(detection)])
+        masks = part.masks[rows].to(device).float()
+        focal, dice = segmentation_losses(levels.seg, part.text, masks, backbone.prefix)
+    return torch.stack([detection, focal, dice])
