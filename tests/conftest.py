@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def small_params() -> dict:
     return {
         "seed": 5,
         "device": "cpu",
+        "dtype": "fp32",
         "protocols": ["sound"],
         "backbone": {
             "model": "clip.json",
@@ -71,7 +73,15 @@ def small_params() -> dict:
             "image_size": 32,
             "levels": [1, 2, 3, 4],
         },
-        "few_shot": {"shots": [2], "draws": 2, "epochs": 2, "learning_rate": 0.001, "batch_size": 8},
+        "method": {"residual": [0.8, 0.1, 0.1], "memory_weight": 0.5},
+        "few_shot": {
+            "shots": [2],
+            "draws": 2,
+            "epochs": 2,
+            "learning_rate": 0.001,
+            "batch_size": 8,
+            "support_lists": None,
+        },
         "zero_shot": {"epochs": 2, "learning_rate": 0.001, "batch_size": 4},
         "evaluation": {"batch_size": 5, "bootstrap": 100, "gallery": 3},
         "datasets": {
@@ -92,8 +102,6 @@ def project_template(tmp_path_factory) -> Path:
 @pytest.fixture
 def project(project_template, tmp_path) -> Path:
     """A folder with three small data sets, a small backbone and a `params.yaml`; the test may change it."""
-    import shutil
-
     folder = tmp_path / "project"
     shutil.copytree(project_template, folder)
     write_params(folder, small_params())
@@ -107,5 +115,6 @@ def write_params(folder: Path, params: dict) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """The models of the tests are too small for more, and waiting for one another costs minutes."""
+    torch.set_num_threads(1)

@@ -52,7 +52,7 @@ def put(params: dict, key: str, value) -> dict:
     ],
 )
 def test_each_mistake_is_one_line_that_names_the_setting(tmp_path, key, value, message):
-    params = small_params() | {"method": {"memory_weight": 0.5}}
+    params = small_params()
     path = write_params(tmp_path, put(params, key, value))
     with pytest.raises(MvfaError) as error:
         load_settings(path)

@@ -1,0 +1,48 @@
+# Two commands do everything: `make results` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+RUN := PATH="$(BIN):$$PATH"
+
+.PHONY: help environment data results test fast-test lint demo-recipe clean
+
+help:
+	@echo "make results      environment, demo data, pipeline, report (results/report/index.html)"
+	@echo "make test         every test"
+	@echo "make fast-test    the tests that take seconds"
+	@echo "make lint         style"
+	@echo "make demo-recipe  draw the phantoms and pretrain the demo backbone anew (over an hour)"
+
+environment: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+data: environment
+	$(RUN) dvc pull --quiet data.dvc
+
+results: data
+	$(RUN) dvc repro
+	@echo "done: open results/report/index.html"
+
+test: data
+	$(RUN) ruff check .
+	$(RUN) python -m pytest
+
+fast-test: data
+	$(RUN) python -m pytest -m "not slow"
+
+lint: environment
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+demo-recipe: environment
+	$(RUN) dvc unfreeze recipe/dvc.yaml:phantoms recipe/dvc.yaml:pretrain
+	$(RUN) dvc repro recipe/dvc.yaml
+	$(RUN) dvc freeze recipe/dvc.yaml:phantoms recipe/dvc.yaml:pretrain
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,371 @@
+"""One experiment as the notebooks call it: settings in, trained runs and verdicts out."""
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mvfa_core.adapters import Adapters, ResidualWeights
+from mvfa_core.augmentation import FOLDS, augment
+from mvfa_core.backbones import Backbone, load_backbone, resolve_levels
+from mvfa_core.datasets import ImageBatch, ImageDataset, ImageRecord, content_hash
+from mvfa_core.errors import MvfaError
+from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, clip_verdicts, few_shot_verdict, zero_shot_verdict
+from mvfa_core.metrics import auroc
+from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.prompts import text_features
+from mvfa_core.protocols import PROTOCOLS, Protocol
+from mvfa_core.runs import Run, run_folder
+from mvfa_core.settings import Settings, load_settings
+from mvfa_core.support import SupportSet, draw_support, read_support
+from mvfa_core.training import TrainingPart, fit
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` becomes CUDA, MPS or the CPU, whichever is there first."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@dataclass
+class TestSet:
+    """The target's test split, decoded, with tokens (N, L, width) behind the first level's block."""
+
+    records: list[ImageRecord]
+    batch: ImageBatch
+    tokens: Tensor
+    hash: str
+
+
+class Experiment:
+    """Settings with everything they name: backbone, data sets, text features.
+
+    Args:
+        settings: the checked parameters.
+        base: folder that relative paths in the settings start from.
+        say: takes one line of progress at a time.
+    """
+
+    def __init__(self, settings: Settings, base: str | Path = ".", say: Callable[[str], None] = print):
+        self.settings = settings
+        self.base = Path(base)
+        self.say = say
+        self.device = pick_device(settings.device)
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def open(cls, params: str | Path, say: Callable[[str], None] = print) -> "Experiment":
+        """From a parameter file; relative paths start from the folder it lies in."""
+        return cls(load_settings(params), Path(params).resolve().parent, say)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        backbone = self.settings.backbone
+        weights, model = (self._local(name) for name in (backbone.weights, backbone.model))
+        return load_backbone(backbone.model_copy(update={"weights": weights, "model": model}), self.device)
+
+    def _local(self, name: str | None) -> str | None:
+        """Files are given relative to the parameter file; open_clip names and tags stay as they are."""
+        if name is None:
+            return None
+        if name.startswith("hf-hub:"):
+            return name
+        path = self.base / name
+        return str(path) if path.exists() or path.suffix else name
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        return resolve_levels(self.settings.backbone.levels, self.backbone.depth)
+
+    def dataset(self, name: str) -> ImageDataset:
+        return ImageDataset(name, self.settings.dataset(name), self.base)
+
+    def text(self, name: str) -> Tensor:
+        """(D, 2): normal and abnormal text feature of the data set's organ."""
+        organ = self.settings.dataset(name).organ
+        if organ not in self._texts:
+            self._texts[organ] = text_features(self.backbone, organ)
+        return self._texts[organ]
+
+    def fresh_adapters(self, draw: int = 0) -> Adapters:
+        residual = ResidualWeights(*self.settings.method.residual)
+        adapters = Adapters.for_backbone(self.backbone, self.levels, self.settings.seed + draw, residual)
+        return adapters.to(self.device)
+
+    @property
+    def autocast(self) -> Callable:
+        dtype = DTYPES[self.settings.dtype]
+        return nullcontext if dtype == torch.float32 else partial(torch.autocast, self.device.type, dtype)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) in [0, 1] -> (N, L, width) behind the first level's block: the frozen prefix, run once."""
+        rows = []
+        for part in images.split(self.settings.evaluation.batch_size):
+            with self.autocast():
+                rows.append(self.backbone.run(self.backbone.embed(part.to(self.device)), 0, self.levels[0]).cpu())
+        return torch.cat(rows)
+
+    def judge(self, name: str, adapters: Adapters, size: int | None = None) -> Judge:
+        return Judge(
+            self.backbone,
+            adapters,
+            self.text(name),
+            size or self.settings.backbone.image_size,
+            self.settings.dataset(name).masks,
+            self.settings.evaluation.batch_size,
+            self.autocast,
+        )
+
+    def load(self, name: str, records: Sequence[ImageRecord]) -> ImageBatch:
+        return self.dataset(name).load(records, self.settings.backbone.image_size)
+
+    def test_set(self, name: str) -> TestSet:
+        records = self.dataset(name).records("test")
+        batch = self.load(name, records)
+        return TestSet(records, batch, self.tokens(batch.scaled()), content_hash(records))
+
+    # --- few-shot ---------------------------------------------------------------------------------------
+
+    def support(self, name: str, shots: int, draw: int) -> SupportSet:
+        """From the authors' lists where `few_shot.support_lists` names their folder, else drawn from the seed."""
+        pool = self.dataset(name).records("valid")
+        lists = self.settings.few_shot.support_lists
+        if lists is not None:
+            return read_support(pool, self.base / lists / name / f"{shots}-shot.txt", draw)
+        return draw_support(pool, shots, draw, self.settings.seed)
+
+    def support_tokens(self, name: str, records: Sequence[ImageRecord]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The records augmented 11-fold: prefix tokens, labels and masks."""
+        batch = self.load(name, records)
+        images = augment(batch.scaled())
+        masks = None
+        if batch.masks is not None:
+            masks = (augment(batch.masks[:, None].float())[:, 0] > 0.5).to(torch.uint8)
+        return self.tokens(images), batch.labels.repeat(FOLDS), masks
+
+    def train_few_shot(self, name: str, shots: int, protocol: str = "sound", draw: int = 0) -> Run:
+        """Adapt to k + k support images of the target and fix the fusion's ranges on them.
+
+        Raises:
+            MvfaError: k exceeds the pool, or data, mask or backbone files are missing or unfit.
+        """
+        rules, few = PROTOCOLS[protocol], self.settings.few_shot
+        support = self.support(name, shots, draw)
+        part = TrainingPart(name, *self.support_tokens(name, support.chosen), self.text(name))
+        normal = self.support_tokens(name, support.normal)[0]
+
+        probe = {
+            "last": lambda: None,
+            "held-out": lambda: self._few_shot_probe(name, self._held_out(name, support), normal),
+            "test": lambda: self._few_shot_probe(name, self.test_set(name), normal),
+        }[rules.few_shot_selection]()
+        run = self._train(name, shots, rules, draw, [part], few, probe)
+        run.support = support.names()
+        run.ranges = self.support_ranges(name, run.adapters, normal, part.tokens[part.labels == 1])
+        run.provenance["support_hash"] = content_hash(support.chosen)
+        return run
+
+    def _held_out(self, name: str, support: SupportSet) -> TestSet:
+        if len({record.label for record in support.rest}) < 2:
+            raise MvfaError(f"{name}: no valid images are left to select on; use few_shot selection 'last'")
+        batch = self.load(name, support.rest)
+        return TestSet(list(support.rest), batch, self.tokens(batch.scaled()), "")
+
+    def _few_shot_probe(self, name: str, images: TestSet, normal: Tensor) -> Callable[[Adapters], float]:
+        def probe(adapters: Adapters) -> float:
+            judge = self.judge(name, adapters)
+            branches = judge.branches(images.tokens, judge.banks(normal))
+            verdict = few_shot_verdict(
+                branches, FusionRanges.of(branches), judge.masks, self.settings.method.memory_weight
+            )
+            return selection_score(verdict, images.batch)
+
+        return probe
+
+    def support_ranges(self, name: str, adapters: Adapters, normal: Tensor, abnormal: Tensor) -> FusionRanges:
+        """Ranges over the augmented support images: no test image is asked.
+
+        A normal image is compared with the bank of the *other* normal images, since its own tokens are in
+        the bank; with a single one there is no other and its own stay.
+        """
+        judge = self.judge(name, adapters)
+        banks = judge.banks(normal)
+        images = len(normal) // FOLDS
+        seen: list[Branches] = [judge.branches(abnormal, banks)]
+        for i in range(images):
+            views = list(range(i, len(normal), images))
+            seen.append(judge.branches(normal[views], banks.without(views) if images > 1 else banks))
+        merged = {key: torch.cat([getattr(b, key) for b in seen]) for key in vars(seen[0])}
+        return FusionRanges.of(Branches(**merged))
+
+    # --- zero-shot --------------------------------------------------------------------------------------
+
+    def train_zero_shot(self, name: str, protocol: str = "sound") -> Run:
+        """Train on the `test` splits of all other data sets (leave one out), text branch only."""
+        rules, zero = PROTOCOLS[protocol], self.settings.zero_shot
+        self.settings.dataset(name)
+        others = [other for other in self.settings.datasets if other != name]
+        if not others:
+            raise MvfaError("datasets: zero-shot transfer needs at least two data sets in params.yaml")
+        held_out = rules.zero_shot_selection == "held-out"
+        parts, spared = [], {}
+        for other in others:
+            self.say(f"reading {other}")
+            part, rest = self._zero_shot_part(other, zero.held_out if held_out else 0.0)
+            parts.append(part)
+            spared[other] = rest
+        if held_out:
+            probe = partial(self._zero_shot_probe, spared)
+        else:
+            target = self.test_set(name)
+            probe = partial(self._zero_shot_probe, {name: target})
+        run = self._train(name, 0, rules, 0, parts, zero, probe)
+        run.provenance["sources"] = others
+        return run
+
+    def _zero_shot_part(self, name: str, held_out: float) -> tuple[TrainingPart, TestSet | None]:
+        """A seeded, stratified part of a source's test split, and what is set aside for selection."""
+        records, kept, spared = self.dataset(name).records("test"), [], []
+        for label in (0, 1):
+            rows = [record for record in records if record.label == label]
+            order = np.random.default_rng([self.settings.seed, label]).permutation(len(rows))
+            rows = [rows[i] for i in order[: self.settings.zero_shot.images_per_class]]
+            aside = round(len(rows) * held_out)
+            spared += rows[:aside]
+            kept += rows[aside:]
+        batch = self.load(name, kept)
+        part = TrainingPart(name, self.tokens(batch.scaled()), batch.labels, batch.masks, self.text(name))
+        if not spared:
+            return part, None
+        batch = self.load(name, spared)
+        return part, TestSet(spared, batch, self.tokens(batch.scaled()), "")
+
+    def _zero_shot_probe(self, images: dict[str, TestSet], adapters: Adapters) -> float:
+        """Mean over data sets, so that a large one does not decide alone."""
+        scores = []
+        for name, part in images.items():
+            branches = self.judge(name, adapters).branches(part.tokens, zero_shot=True)
+            scores.append(selection_score(zero_shot_verdict(branches), part.batch))
+        return float(np.mean(scores))
+
+    # --- both -------------------------------------------------------------------------------------------
+
+    def _train(
+        self,
+        name: str,
+        shots: int,
+        rules: Protocol,
+        draw: int,
+        parts: list[TrainingPart],
+        schedule,
+        probe: Callable[[Adapters], float] | None,
+    ) -> Run:
+        """Fit, look at `probe` after each epoch where there is one, and keep the best (else the last) epoch."""
+        adapters = self.fresh_adapters(draw)
+        best, kept, rows = -1.0, None, []
+        for log in fit(
+            self.backbone,
+            adapters,
+            parts,
+            epochs=schedule.epochs,
+            learning_rate=schedule.learning_rate,
+            batch_size=schedule.batch_size,
+            seed=self.settings.seed + draw,
+            logits_quirk=rules.logits_quirk,
+            autocast=self.autocast,
+        ):
+            score = probe(adapters) if probe else None
+            if score is None or score > best:
+                best, kept = score if score is not None else best, (log.epoch, deepcopy(adapters.state_dict()))
+            rows.append(
+                {
+                    "epoch": log.epoch,
+                    "detection": log.detection,
+                    "focal": log.focal,
+                    "dice": log.dice,
+                    "total": log.total,
+                    "selection": score,
+                }
+            )
+            looked = "" if score is None else f", selection score {score:.4f}"
+            self.say(f"epoch {log.epoch}/{schedule.epochs}: loss {log.total:.4f}{looked}")
+        adapters.load_state_dict(kept[1])
+        return Run(name, shots, rules.name, draw, kept[0], adapters, pd.DataFrame(rows), provenance=self.provenance())
+
+    def load_runs(self, name: str, folder: str | Path) -> list[Run]:
+        """The runs of data set `name` that the settings ask for, from `<folder>/<name>/<run>/draw-<n>`.
+
+        Raises:
+            MvfaError: one of them is missing or unfit.
+        """
+        few, found = self.settings.few_shot, []
+        for protocol in self.settings.protocols:
+            wanted = [(0, 0)] + [(shots, draw) for shots in few.shots for draw in range(few.draws)]
+            for shots, draw in wanted:
+                place = Path(folder) / name / run_folder(shots, protocol) / f"draw-{draw}"
+                found.append(Run.load(place, self.fresh_adapters()))
+        return sorted(found, key=lambda run: (run.shots, self.settings.protocols.index(run.protocol), run.draw))
+
+    def verdicts(self, name: str, runs: Iterable[Run], test: TestSet) -> dict[str, Verdict]:
+        """Every method's verdict on the test set: CLIP in both readings, untrained adapters, each run."""
+        text, size = self.text(name), self.settings.backbone.image_size
+        batch = self.settings.evaluation.batch_size
+        with self.autocast():
+            result = clip_verdicts(self.backbone, test.tokens, self.levels[0], text, size, batch)
+        untrained = self.judge(name, self.fresh_adapters()).branches(test.tokens, zero_shot=True)
+        result["untrained"] = zero_shot_verdict(untrained)
+        for run in runs:
+            self.say(f"judging {run.method}")
+            result[run.method] = self.verdict(name, run, test)
+        return result
+
+    def verdict(self, name: str, run: Run, test: TestSet) -> Verdict:
+        judge = self.judge(name, run.adapters)
+        if not run.shots:
+            return zero_shot_verdict(judge.branches(test.tokens, zero_shot=True))
+        known = {record.name: record for record in self.dataset(name).records("valid")}
+        try:
+            normal = [known[n] for n in run.support["normal"]]
+        except KeyError as error:
+            raise MvfaError(f"{name}: support image {error.args[0]} is gone; train the run again") from None
+        branches = judge.branches(test.tokens, judge.banks(self.support_tokens(name, normal)[0]))
+        on_test = PROTOCOLS[run.protocol].normalisation == "test"
+        ranges = FusionRanges.of(branches) if on_test else run.ranges
+        return few_shot_verdict(branches, ranges, judge.masks, self.settings.method.memory_weight)
+
+    def provenance(self) -> dict:
+        """What a result needs to be obtained again; nothing of where or when it was."""
+        return {
+            "backbone": self.backbone.description,
+            "levels": list(self.levels),
+            "seed": self.settings.seed,
+            "dtype": self.settings.dtype,
+            "device": self.device.type,
+            "processor": platform.machine(),
+            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__, "numpy": np.__version__},
+        }
+
+
+def selection_score(verdict: Verdict, batch: ImageBatch) -> float:
+    """Image AUROC, plus pixel AUROC where there are masks: what the published code maximises."""
+    score = auroc(batch.labels.numpy(), verdict.scores.numpy()) or 0.0
+    if batch.masks is not None:
+        ranking = PixelRanking()
+        ranking.update(verdict.maps.numpy(), batch.masks.numpy())
+        score += ranking.auroc() or 0.0
+    return score

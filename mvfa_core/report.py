@@ -1,0 +1,191 @@
+"""Evaluations -> tables and sentences. Every figure in them comes from the evaluations handed in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mvfa_core.evaluation import LEVEL, Evaluation
+from mvfa_core.runs import write_text
+
+# Fixed before any result was seen: CLIP's own zero-shot classification for images, and its patch tokens for
+# pixels, where the pooled token has nothing to say. The other reading is always shown beside it.
+BASELINES = {"image_auroc": "clip-pooled", "pixel_auroc": "clip-patch"}
+METRIC_NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+MEAN = "mean"
+
+_NAMES = {"clip-pooled": "CLIP, pooled", "clip-patch": "CLIP, patches", "untrained": "untrained adapters"}
+
+
+def method_label(group: str, several_protocols: bool = False) -> str:
+    """What tables and figures call a method group.
+
+    >>> method_label("4-shot/sound"), method_label("zero-shot/paper", several_protocols=True)
+    ('MVFA 4-shot', 'MVFA zero-shot (paper)')
+    """
+    if group in _NAMES:
+        return _NAMES[group]
+    setting, protocol = group.split("/")
+    return f"MVFA {setting}" + (f" ({protocol})" if several_protocols else "")
+
+
+def groups_of(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Method groups that every data set has, baselines first, zero-shot next, then by shots."""
+    common = [group for group in evaluations[0].metrics if all(group in e.metrics for e in evaluations)]
+
+    def rank(group: str):
+        setting, _, protocol = group.partition("/")
+        shots = int(setting.split("-")[0]) if setting[0].isdigit() else 0
+        return (bool(protocol), shots, protocol != "sound", list(_NAMES).index(group) if group in _NAMES else 0)
+
+    return sorted(common, key=rank)
+
+
+def comparison(evaluations: Sequence[Evaluation], metric: str) -> pd.DataFrame:
+    """Long table: dataset, method, value, low, high, std, draws; the last data set is their mean.
+
+    Data sets or methods for which the metric is undefined have no row; the mean is over the data sets
+    that have it, with an interval from the mean of their bootstrap samples.
+    """
+    rows = []
+    for group in groups_of(evaluations):
+        values, samples = [], []
+        for evaluation in evaluations:
+            found = evaluation.metrics[group]
+            if found.get(metric) is None:
+                continue
+            values.append(found[metric])
+            samples.append(evaluation.samples[f"{group}:{metric}"])
+            rows.append(
+                {
+                    "dataset": evaluation.dataset,
+                    "method": group,
+                    "value": found[metric],
+                    "low": found[f"{metric}_low"],
+                    "high": found[f"{metric}_high"],
+                    "std": found.get(f"{metric}_std"),
+                    "draws": found["draws"],
+                }
+            )
+        if values:
+            low, high = np.percentile(np.mean(samples, axis=0), LEVEL)
+            rows.append(
+                {
+                    "dataset": MEAN,
+                    "method": group,
+                    "value": float(np.mean(values)),
+                    "low": low,
+                    "high": high,
+                    "std": None,
+                    "draws": found["draws"],
+                }
+            )
+    order = [evaluation.dataset for evaluation in evaluations] + [MEAN]
+    table = pd.DataFrame(rows)
+    return table.sort_values("dataset", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
+
+
+def difference(evaluations: Sequence[Evaluation], metric: str, group: str, baseline: str) -> pd.DataFrame:
+    """`group` minus `baseline` per data set and on average, with paired 95 % bootstrap intervals.
+
+    Both methods' samples were drawn with the same images in the same order, so subtracting them pairs them.
+    """
+    rows, values, samples = [], [], []
+    for evaluation in evaluations:
+        a, b = (evaluation.metrics[g].get(metric) for g in (group, baseline))
+        if a is None or b is None:
+            continue
+        sample = evaluation.samples[f"{group}:{metric}"] - evaluation.samples[f"{baseline}:{metric}"]
+        values.append(a - b)
+        samples.append(sample)
+        rows.append((evaluation.dataset, a - b, *np.percentile(sample, LEVEL)))
+    if values:
+        rows.append((MEAN, float(np.mean(values)), *np.percentile(np.mean(samples, axis=0), LEVEL)))
+    return pd.DataFrame(rows, columns=["dataset", "difference", "low", "high"])
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """The long comparison as people read it: a row a data set, a column a method, `value [low, high]`."""
+    several = table["method"].str.partition("/")[2].replace("", np.nan).nunique() > 1
+    cells = table.assign(
+        cell=[f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()],
+        method=[method_label(m, several) for m in table["method"]],
+    )
+    result = cells.pivot(index="dataset", columns="method", values="cell")
+    result = result.loc[table["dataset"].unique(), cells["method"].unique()]
+    result.index.name, result.columns.name = "data set", None
+    return result.fillna("-")
+
+
+def save_table(table: pd.DataFrame, folder: str | Path, name: str, shown: pd.DataFrame | None = None) -> None:
+    """CSV of the full table; Markdown and LaTeX of `shown` (or of the table itself)."""
+    folder = Path(folder)
+    shown = table if shown is None else shown
+    write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    write_text(folder / f"{name}.md", shown.to_markdown() + "\n")
+    write_text(folder / f"{name}.tex", shown.style.format(escape="latex").to_latex(hrules=True))
+
+
+def findings(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Plain sentences: where does MVFA help, by how much, how sure are we, where does it not."""
+    sentences = []
+    for metric, name in METRIC_NAMES.items():
+        baselines = [b for b in ("clip-pooled", "clip-patch") if b in groups_of(evaluations)]
+        table = comparison(evaluations, metric)
+        means = table[table["dataset"] == MEAN].set_index("method")["value"]
+        best = max((b for b in baselines if b in means), key=lambda b: means[b])
+        for group in groups_of(evaluations):
+            if "-shot" not in group or group not in means:
+                continue
+            gain = difference(evaluations, metric, group, best)
+            total, each = gain.iloc[-1], gain.iloc[:-1]
+            better, worse = (list(each["dataset"][mask]) for mask in (each["low"] > 0, each["high"] < 0))
+            unsure = [d for d in each["dataset"] if d not in better + worse]
+            verdict = "above" if total.low > 0 else "below" if total.high < 0 else "not distinguishable from"
+            parts = [
+                f"{text} {', '.join(names)}"
+                for text, names in (
+                    ("better on", better),
+                    ("worse on", worse),
+                    ("no clear difference on", unsure),
+                )
+                if names
+            ]
+            sentences.append(
+                f"{method_label(group, True)} reaches a mean {name} of {means[group]:.3f}, {verdict} the stronger "
+                f"plain reading ({method_label(best)}, {means[best]:.3f}): difference {total.difference:+.3f} "
+                f"[{total.low:+.3f}, {total.high:+.3f}]; {'; '.join(parts)}."
+            )
+    return sentences
+
+
+def gain_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """Long table of `difference` for every MVFA group against both plain readings and both AUROCs."""
+    frames = []
+    for metric in METRIC_NAMES:
+        for group in (g for g in groups_of(evaluations) if "-shot" in g):
+            for baseline in ("clip-pooled", "clip-patch"):
+                rows = difference(evaluations, metric, group, baseline)
+                frames.append(rows.assign(metric=metric, method=group, baseline=baseline))
+    return pd.concat(frames, ignore_index=True)[
+        ["metric", "method", "baseline", "dataset", "difference", "low", "high"]
+    ]
+
+
+def wide_gains(gains: pd.DataFrame) -> pd.DataFrame:
+    """The gains as people read them; `*` marks an interval that leaves out zero."""
+    cells = gains.assign(
+        cell=[
+            f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{'*' if r.low > 0 or r.high < 0 else ''}"
+            for r in gains.itertuples()
+        ],
+        column=[
+            f"{METRIC_NAMES[r.metric]}: {method_label(r.method, True)} - {method_label(r.baseline)}"
+            for r in gains.itertuples()
+        ],
+    )
+    result = cells.pivot(index="column", columns="dataset", values="cell")
+    result = result.loc[cells["column"].unique(), cells["dataset"].unique()].fillna("-")
+    result.index.name, result.columns.name = "comparison", None
+    return result

@@ -1,0 +1,98 @@
+"""A trained run on disk: adapters, training log and what is needed to judge with them again."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from mvfa_core.adapters import Adapters
+from mvfa_core.checkpoints import load_adapters, save_adapters
+from mvfa_core.errors import MvfaError
+from mvfa_core.judging import FusionRanges
+from mvfa_core.scoring import Range
+
+
+@dataclass
+class Run:
+    """One training.
+
+    dataset: the target. shots: 0 for zero-shot. draw: number of the support draw (few-shot) or 0.
+    epoch: the kept one, counted from 1. log: a row an epoch. support: chosen file names (few-shot).
+    ranges: fusion ranges fixed on the support images (few-shot).
+    """
+
+    dataset: str
+    shots: int
+    protocol: str
+    draw: int
+    epoch: int
+    adapters: Adapters
+    log: pd.DataFrame
+    support: dict[str, list[str]] | None = None
+    ranges: FusionRanges | None = None
+    provenance: dict = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        return method_name(self.shots, self.protocol, self.draw)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `adapters.safetensors`, `run.json` and `log.csv` into `folder`, each file as a whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapters(
+            folder / "adapters.safetensors",
+            self.adapters,
+            {"dataset": self.dataset, "shots": str(self.shots), "protocol": self.protocol, "draw": str(self.draw)},
+        )
+        self.log.to_csv(folder / "log.csv", index=False, float_format="%.6f", lineterminator="\n")
+        record = {
+            "dataset": self.dataset,
+            "shots": self.shots,
+            "protocol": self.protocol,
+            "draw": self.draw,
+            "epoch": self.epoch,
+            "support": self.support,
+            "ranges": None if self.ranges is None else asdict(self.ranges),
+            "provenance": self.provenance,
+        }
+        write_text(folder / "run.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, adapters: Adapters) -> "Run":
+        """Read a run into fresh `adapters` of the right shape.
+
+        Raises:
+            MvfaError: a file is missing, unreadable or does not fit.
+        """
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            log = pd.read_csv(folder / "log.csv")
+        except (OSError, ValueError):
+            raise MvfaError(f"{folder}: is not a complete run; train it again") from None
+        load_adapters(folder / "adapters.safetensors", adapters)
+        ranges = record.pop("ranges")
+        if ranges is not None:
+            ranges = FusionRanges(**{name: Range(**value) for name, value in ranges.items()})
+        return cls(adapters=adapters, log=log, ranges=ranges, **record)
+
+
+def method_name(shots: int, protocol: str, draw: int = 0) -> str:
+    """How results call a run: `zero-shot/sound`, `4-shot/sound/2`."""
+    return f"{shots}-shot/{protocol}/{draw}" if shots else f"zero-shot/{protocol}"
+
+
+def run_folder(shots: int, protocol: str) -> str:
+    """Where a data set's runs of one kind lie: `few-4-sound`, `zero-sound`."""
+    return f"few-{shots}-{protocol}" if shots else f"zero-{protocol}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

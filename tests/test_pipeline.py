@@ -1,0 +1,153 @@
+"""One small `dvc repro` from end to end, in a repository of its own."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import NAMES, small_params, write_backbone, write_dataset, write_params
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(folder),
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = run(folder, sys.executable, "-m", "dvc", *arguments)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def digest(folder: Path, *kinds: str) -> dict[str, str]:
+    """SHA-256 of every file below `results/<kind>`."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for kind in kinds
+        for path in sorted((folder / "results" / kind).rglob("*"))
+        if path.is_file()
+    }
+
+
+def ran(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The pipeline's own files with two small data sets and a small backbone."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("mvfa_core", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough"))
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    write_backbone(folder)
+    params = small_params()
+    params["datasets"] = {name: params["datasets"][name] for name in ("Brain", "Chest")}
+    for seed, name in enumerate(params["datasets"]):
+        write_dataset(folder / "data" / f"{name}_AD", NAMES[name], seed=seed)
+    write_params(folder, params)
+    assert run(folder, "git", "init", "-q").returncode == 0
+    dvc(folder, "init", "-q")
+    dvc(folder, "config", "core.analytics", "false")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(clone) -> str:
+    return dvc(clone, "repro")
+
+
+def test_it_runs_every_stage_and_a_second_run_does_nothing(clone, first):
+    assert {name.split("@")[0] for name in ran(first)} == {
+        "check",
+        "train_zero",
+        "train_few",
+        "evaluate",
+        "compare",
+        "report",
+    }
+    second = dvc(clone, "repro")
+    assert not ran(second) and "up to date" in second
+
+
+def test_the_results_are_where_a_person_finds_them(clone, first):
+    results = clone / "results"
+    for name in ("image_auroc", "pixel_auroc", "gain"):
+        assert all((results / "tables" / f"{name}.{kind}").stat().st_size for kind in ("csv", "md", "tex"))
+    for name in ("image_auroc", "pixel_auroc", "roc", "panel-Brain", "panel-Chest"):
+        assert all((results / "figures" / f"{name}.{kind}").stat().st_size for kind in ("png", "svg"))
+    index = (results / "report" / "index.html").read_text()
+    assert "MVFA 2-shot" in index and 'href="compare.html"' in index and 'href="evaluate-Brain.html"' in index
+    assert str(clone) not in index
+
+
+def test_rendered_notebooks_hold_outputs_but_no_time_and_no_place(clone, first):
+    notebooks = sorted((clone / "results" / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 2 + 2 + 2 + 1
+    for path in notebooks:
+        text = path.read_text()
+        assert str(clone) not in text and "papermill" not in text.lower() and "start_time" not in text
+        notebook = nbformat.read(path, as_version=4)
+        assert any(cell.get("outputs") for cell in notebook.cells)
+        assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+def test_source_notebooks_are_kept_without_outputs():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), path.name
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1, path.name
+
+
+def test_metrics_plots_and_graph_say_something(clone, first):
+    metrics = dvc(clone, "metrics", "show", "--md")
+    assert "2-shot/sound.image_auroc" in metrics and "results/metrics/Brain.json" in metrics
+    assert "train_few" in dvc(clone, "dag", "--mermaid")
+    dvc(clone, "plots", "show", "--out", "plots")
+    page = (clone / "plots" / "index.html").read_text()
+    assert "few_shot" in page and "image_auroc.png" in page
+
+
+def test_forced_again_it_gives_the_same_bytes(clone, first):
+    kinds = ("metrics", "scores", "tables", "figures", "plots", "provenance", "notebooks")
+    before = digest(clone, *kinds)
+    dvc(clone, "repro", "--force", "--single-item", "train_few@Brain-2-sound")
+    dvc(clone, "repro", "--force", "--single-item", "evaluate@Brain")
+    dvc(clone, "repro", "--force", "--single-item", "compare")
+    assert digest(clone, *kinds) == before
+
+
+def test_changing_one_data_set_reruns_only_what_depends_on_it(clone, first):
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params["datasets"]["Chest"]["organ"] = "Thorax"
+    write_params(clone, params)
+    again = ran(dvc(clone, "repro"))
+    assert {"check:Chest", "train_few:Chest", "evaluate:Chest"} <= {
+        name.replace("@", ":").split("-")[0] for name in again
+    }
+    assert not {name for name in again if name.startswith(("check@Brain", "train_few@Brain"))}
+
+
+def test_bad_input_stops_the_pipeline_with_one_line(clone, first):
+    mask = next((clone / "data/Brain_AD/test/Ungood/anomaly_mask").glob("*.png"))
+    content = mask.read_bytes()
+    mask.unlink()
+    done = run(clone, sys.executable, "-m", "dvc", "repro")
+    mask.write_bytes(content)
+    assert done.returncode != 0
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and mask.name in lines[0] and "Traceback" not in done.stdout + done.stderr
