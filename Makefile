@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help environment data results test fast-test lint demo-recipe clean
+.PHONY: help environment data results paper test fast-test lint demo-recipe clean
 
 help:
 	@echo "make results      environment, demo data, pipeline, report (results/report/index.html)"
+	@echo "make paper        the published setting; wants a GPU and BMAD, see docs/reproducing-the-paper.md"
 	@echo "make test         every test"
 	@echo "make fast-test    the tests that take seconds"
 	@echo "make lint         style"
@@ -27,6 +28,11 @@ data: environment
 results: data
 	$(RUN) dvc repro
 	@echo "done: open results/report/index.html"
+
+paper: environment
+	@test -d paper/data || { echo "paper/data is missing; docs/reproducing-the-paper.md says what belongs there"; exit 1; }
+	cd paper && $(RUN) dvc repro
+	@echo "done: open paper/results/report/index.html"
 
 test: data
 	$(RUN) ruff check .

@@ -2,22 +2,39 @@
 
 import json
 import sys
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import click
 import typer
+from tqdm import tqdm
 from typer.core import TyperGroup
 
+from mvfa_core import commands
 from mvfa_core.errors import MvfaError
 
 PARAMS = typer.Option(help="parameter file; relative paths in it start from its folder")
+RESULTS = typer.Option(help="folder of the results")
+
+
+class Rule(str, Enum):
+    """Of the threshold, see `reference.py`."""
+
+    F1 = "f1"
+    YOUDEN = "youden"
+    FALSE_ALARM = "false-alarm"
 
 
 class _OneLineErrors(TyperGroup):
     """Problems the user can mend end as one line and exit code 1."""
 
     def invoke(self, ctx: click.Context):
+        for stream in (sys.stdout, sys.stderr):
+            # file names need not be text
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except MvfaError as error:
@@ -36,6 +53,9 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Keeps subcommands subcommands however few there are."""
+
+
+commands.register(app)
 
 
 @app.command()
@@ -66,3 +86,124 @@ def report(
 
     pages = build_site(results)
     typer.echo(f"{pages} pages; open {results / 'report' / 'index.html'}")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="image, or folder of images")],
+    run: Annotated[Path, typer.Option(help="detector file of `mvfa export`, or folder of a trained run")],
+    output: Annotated[Path, typer.Option(help="folder for tables, maps and overlays")] = Path("predictions"),
+    rule: Annotated[
+        Rule | None, typer.Option(help="where the threshold lies on the reference images")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="share of normal images that the rule false-alarm lets pass as abnormal")
+    ] = 0.05,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="values that become black and white in images of more than 8 bits"),
+    ] = None,
+    axis: Annotated[
+        int, typer.Option(help="NIfTI: cut along this axis of the stored array", min=0, max=2)
+    ] = 2,
+    pictures: Annotated[bool, typer.Option(help="write maps and overlays")] = True,
+    backbone: Annotated[
+        Path | None, typer.Option(help="weights of the backbone, where the detector file lacks them")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps")] = None,
+    params: Annotated[Path, PARAMS] = Path("params.yaml"),
+) -> None:
+    """Score images and draw where they look abnormal. Research use only; not a medical device."""
+    from mvfa_core.prediction import find_images, predict_files
+
+    images = find_images(source, leave_out=output)
+    if run.is_dir():
+        from mvfa_core.listing import detector_of
+
+        detector = detector_of(run, params, device=device)
+    else:
+        from mvfa_core.detector import Detector
+
+        detector = Detector.load(run, backbone, device or "auto")
+    if rule is not None:
+        detector = detector.with_rule(rule.value, false_alarm_rate)
+    bar = partial(tqdm, unit="file", disable=None if len(images) > 1 else True)
+    summary = predict_files(detector, images, output, window, axis, pictures, bar)
+    for line in summary.bad:
+        typer.echo(f"error: {line}", err=True)
+    kept = f", {summary.kept} of them kept from an interrupted run" if summary.kept else ""
+    typer.echo(f"{summary.done} of {len(images)} files done{kept}; {output / 'results.csv'}")
+    if detector.threshold is not None:
+        typer.echo(f"{summary.abnormal} of {summary.pictures} pictures at or above {detector.threshold:.4f}")
+    if summary.bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="where the runs are")] = Path("runs"),
+    results: Annotated[Path, RESULTS] = Path("results"),
+) -> None:
+    """List trained runs with their figures on the test split."""
+    from tabulate import tabulate
+
+    from mvfa_core.listing import list_runs
+
+    rows = [
+        (r.path, r.dataset, r.method, r.epoch, r.figure("image_auroc"), r.figure("pixel_auroc"))
+        for r in list_runs(folder, results)
+    ]
+    head = ("run", "data set", "method", "epoch", "image AUROC", "pixel AUROC")
+    typer.echo(tabulate(rows, head, disable_numparse=True))
+    typer.echo("Figures are means over support draws, with 95 % intervals over test images.")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="folder of a trained run, see `mvfa runs`")],
+    output: Annotated[Path, typer.Option(help="file to write")] = Path("detector.safetensors"),
+    rule: Annotated[Rule, typer.Option(help="where the threshold lies on the reference images")] = Rule.F1,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="share of normal images that the rule false-alarm lets pass as abnormal")
+    ] = 0.05,
+    params: Annotated[Path, PARAMS] = Path("params.yaml"),
+    results: Annotated[Path, RESULTS] = Path("results"),
+) -> None:
+    """Pack a trained run into one file that `predict` takes, with a model card."""
+    from mvfa_core.listing import detector_of
+
+    detector = detector_of(run, params, results, rule.value, false_alarm_rate)
+    detector.save(output)
+    typer.echo(detector.about["card"])
+    carried = (
+        "included" if detector.about["backbone"]["embedded"] else "not included: predict needs --backbone"
+    )
+    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, backbone {carried}")
+
+
+@app.command()
+def add_dataset(
+    name: Annotated[str, typer.Argument(help="how results call it")],
+    root: Annotated[Path, typer.Argument(help="its folder: BMAD's layout, or any with a table")],
+    organ: Annotated[
+        str, typer.Option(help="what the prompts call what is seen, such as 'Chest X-ray film'")
+    ],
+    table: Annotated[
+        str | None,
+        typer.Option(help="CSV inside the folder: path, label, optional mask, split, patient"),
+    ] = None,
+    masks: Annotated[bool | None, typer.Option(help="default: whether there are any")] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="values that become black and white in images of more than 8 bits"),
+    ] = None,
+    params: Annotated[Path, PARAMS] = Path("params.yaml"),
+) -> None:
+    """Check a data set of your own and add it to the parameter file."""
+    from mvfa_core import own_data
+
+    bar = partial(tqdm, unit="image", disable=None)
+    entry, counts = own_data.add_dataset(params, name, root, organ, masks, table, window, bar)
+    for split, (normal, abnormal) in counts.items():
+        typer.echo(f"{name} {split}: {normal} normal, {abnormal} abnormal images")
+    typer.echo(f"{params}: {name} added ({'with' if entry.masks else 'without'} masks); next: dvc repro")

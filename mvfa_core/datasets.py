@@ -1,23 +1,26 @@
-"""Image folders in BMAD's layout -> tensors.
+"""Image folders in BMAD's layout, or any folder with a table -> tensors.
 
 `<root>/{valid,test}/{good,Ungood}/{img,anomaly_mask}/*.{png,jpeg}`; an abnormal image and its mask share
-the file name. A split is listed only when it is asked for, so that training never looks into `test`.
+the file name. A split is listed only when it is asked for, so that training never looks into `test`. A table
+names the images of both splits, see `tables.py`; no image is opened before its split is asked for.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mvfa_core.errors import MvfaError
+from mvfa_core.formats import SUFFIXES, read_mask, read_picture, to_square
 from mvfa_core.settings import DatasetEntry
+from mvfa_core.tables import Row, read_table, safe_path, split_rows
 
-SUFFIXES = (".png", ".jpeg", ".jpg", ".bmp", ".tif", ".tiff")
 CLASSES = {"good": 0, "Ungood": 1}
 
 
@@ -25,7 +28,8 @@ CLASSES = {"good": 0, "Ungood": 1}
 class ImageRecord:
     """One image file.
 
-    name: `<split>/<class>/<file>`, what results call it. label: 0 normal, 1 abnormal.
+    name: what results call it: `<split>/<class>/<file>`, with a table `<split>/<class>/<path below the root>`.
+    label: 0 normal, 1 abnormal.
     mask: the mask's file, None for normal images and data sets without masks.
     """
 
@@ -65,7 +69,9 @@ class ImageDataset:
         self.entry = entry
         self.root = Path(base) / entry.root
         if not self.root.is_dir():
-            raise MvfaError(f"{entry.root}: folder of data set '{name}' is missing; fetch it or mend its root")
+            raise MvfaError(
+                f"{entry.root}: folder of data set '{name}' is missing; fetch it or mend its root"
+            )
 
     def records(self, split: str) -> list[ImageRecord]:
         """The images of `valid` or `test`, normal ones first, each class sorted by file name.
@@ -73,23 +79,54 @@ class ImageDataset:
         Raises:
             MvfaError: a class has no image, or an image of a data set with masks has none.
         """
+        return self._from_folders(split) if self.entry.table is None else self._from_table(split)
+
+    def _from_folders(self, split: str) -> list[ImageRecord]:
         found = []
         for folder, label in CLASSES.items():
             images = self.root / split / folder / "img"
-            files = sorted(p for p in images.glob("*") if p.suffix.lower() in SUFFIXES)
+            files = sorted(p for p in images.glob("*") if p.name.lower().endswith(SUFFIXES))
             if not files:
                 kind = "abnormal" if label else "normal"
-                raise MvfaError(f"{self._shown(images)}: no {kind} images; put some there ({', '.join(SUFFIXES)})")
+                raise MvfaError(
+                    f"{self._shown(images)}: no {kind} images; put some there ({', '.join(SUFFIXES)})"
+                )
             for path in files:
-                mask = self._mask_of(path) if label and self.entry.masks else None
+                mask = None
+                if label and self.entry.masks:
+                    mask = self._existing_mask(path.parent.parent / "anomaly_mask" / path.name, path.name)
                 found.append(ImageRecord(f"{split}/{folder}/{path.name}", path, label, mask))
         return found
 
-    def _mask_of(self, image: Path) -> Path:
-        mask = image.parent.parent / "anomaly_mask" / image.name
+    @cached_property
+    def _table(self) -> dict[str, list[Row]]:
+        """Rows of the table, per split."""
+        where = safe_path(self.entry.table, f"datasets.{self.name}.table")
+        shown = self._shown(self.root / where)
+        return split_rows(read_table(self.root / where, shown), self.entry.valid_share, shown)
+
+    def _from_table(self, split: str) -> list[ImageRecord]:
+        found, shown = [], self._shown(self.root / self.entry.table)
+        for folder, label in CLASSES.items():
+            rows = sorted((row for row in self._table[split] if row.label == label), key=lambda row: row.path)
+            if not rows:
+                kind = "abnormal" if label else "normal"
+                raise MvfaError(f"{shown}: no {kind} images in the split {split}; add some")
+            for row in rows:
+                mask = None
+                if label and self.entry.masks:
+                    if row.mask is None:
+                        raise MvfaError(
+                            f"{shown}, line {row.line}: has no mask; add it, or set masks: false for {self.name}"
+                        )
+                    mask = self._existing_mask(self.root / row.mask, row.path)
+                found.append(ImageRecord(f"{split}/{folder}/{row.path}", self.root / row.path, label, mask))
+        return found
+
+    def _existing_mask(self, mask: Path, image: str) -> Path:
         if not mask.is_file():
             raise MvfaError(
-                f"{self._shown(mask)}: mask of {image.name} is missing; add it, or set masks: false for {self.name}"
+                f"{self._shown(mask)}: mask of {image} is missing; add it, or set masks: false for {self.name}"
             )
         return mask
 
@@ -104,8 +141,8 @@ class ImageDataset:
         """
         images, masks = [], []
         for record in records:
-            image = self._open(record.path)
-            images.append(np.asarray(_to_square(image.convert("RGB"), image_size, Image.Resampling.BICUBIC)))
+            image = read_picture(record.path, self.entry.window, self._shown(record.path))
+            images.append(np.asarray(to_square(image, image_size)))
             if self.entry.masks:
                 masks.append(self._load_mask(record, image.size, image_size))
         return ImageBatch(
@@ -134,33 +171,20 @@ class ImageDataset:
     def _load_mask(self, record: ImageRecord, expected: tuple[int, int], image_size: int) -> np.ndarray:
         if record.mask is None:
             return np.zeros((image_size, image_size), dtype=np.uint8)
-        mask = self._open(record.mask).convert("L")
+        mask = Image.fromarray(read_mask(record.mask, self._shown(record.mask)))
         if mask.size != expected:
             raise MvfaError(
                 f"{self._shown(record.mask)}: mask is {mask.size[0]} x {mask.size[1]} px, "
                 f"its image {expected[0]} x {expected[1]}; export both in one size"
             )
-        return (np.asarray(_to_square(mask, image_size, Image.Resampling.NEAREST)) > 0).astype(np.uint8)
-
-    def _open(self, path: Path) -> Image.Image:
-        try:
-            image = Image.open(path)
-            image.load()
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).splitlines()[0].replace(str(path), path.name) if str(error) else "unreadable"
-            raise MvfaError(f"{self._shown(path)}: not a readable image ({reason}); replace or remove it") from None
-        return image
-
-
-def _to_square(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
-    return image if image.size == (size, size) else image.resize((size, size), how)
+        return (np.asarray(to_square(mask, image_size, Image.Resampling.NEAREST)) > 0).astype(np.uint8)
 
 
 def content_hash(records: Sequence[ImageRecord]) -> str:
     """First 16 hex digits of the SHA-256 over names and bytes of images and masks: provenance of a result."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(record.name.encode())
+        digest.update(record.name.encode("utf-8", "surrogateescape"))
         for path in filter(None, (record.path, record.mask)):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -44,7 +44,14 @@ class Evaluation:
     provenance: dict
 
     @classmethod
-    def of(cls, experiment: Experiment, name: str, test: TestSet, verdicts: Mapping[str, Verdict], runs: list[Run]):
+    def of(
+        cls,
+        experiment: Experiment,
+        name: str,
+        test: TestSet,
+        verdicts: Mapping[str, Verdict],
+        runs: list[Run],
+    ):
         options = experiment.settings.evaluation
         labels = test.batch.labels.numpy().astype(int)
         masks = None if test.batch.masks is None else test.batch.masks.numpy()
@@ -54,7 +61,9 @@ class Evaluation:
         metrics, samples = {}, {}
         for group, members in groups.items():
             experiment.say(f"measuring {group}")
-            metrics[group], found = _measure(members, labels, masks, options.bootstrap, experiment.settings.seed)
+            metrics[group], found = _measure(
+                members, labels, masks, options.bootstrap, experiment.settings.seed
+            )
             samples |= {f"{group}:{metric}": values for metric, values in found.items()}
         scores = pd.DataFrame({"image": [record.name for record in test.records], "label": labels})
         for method, verdict in verdicts.items():
@@ -62,7 +71,9 @@ class Evaluation:
         provenance = {
             "test_images": len(labels),
             "test_hash": test.hash,
-            "runs": {run.method: run.provenance | {"epoch": run.epoch, "support": run.support} for run in runs},
+            "runs": {
+                run.method: run.provenance | {"epoch": run.epoch, "support": run.support} for run in runs
+            },
         }
         return cls(name, metrics, scores, samples, _gallery(test, verdicts, options.gallery), provenance)
 
@@ -102,7 +113,9 @@ class Evaluation:
                 with np.load(bulk / file, allow_pickle=False) as stored:
                     arrays.append({key.replace("|", "/"): stored[key] for key in stored.files})
         except (OSError, ValueError) as error:
-            raise MvfaError(f"{dataset}: evaluation is incomplete ({error}); run the evaluate stage") from None
+            raise MvfaError(
+                f"{dataset}: evaluation is incomplete ({error}); run the evaluate stage"
+            ) from None
         return cls(dataset, metrics, scores, *arrays, provenance)
 
 
@@ -128,7 +141,9 @@ def _measure(members: list[Verdict], labels, masks, resamples: int, seed: int):
         if found and result[metric] is not None:
             # the same images are drawn for every support draw, so the mean keeps their correlation
             samples[metric] = np.mean(found, axis=0).astype(np.float32)
-            result[f"{metric}_low"], result[f"{metric}_high"] = map(float, np.percentile(samples[metric], LEVEL))
+            result[f"{metric}_low"], result[f"{metric}_high"] = map(
+                float, np.percentile(samples[metric], LEVEL)
+            )
             if len(members) > 1:
                 result[f"{metric}_std"] = float(column.std(ddof=1))
                 result[f"{metric}_min"], result[f"{metric}_max"] = float(column.min()), float(column.max())

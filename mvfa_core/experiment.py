@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,8 +17,17 @@ from mvfa_core.adapters import Adapters, ResidualWeights
 from mvfa_core.augmentation import FOLDS, augment
 from mvfa_core.backbones import Backbone, load_backbone, resolve_levels
 from mvfa_core.datasets import ImageBatch, ImageDataset, ImageRecord, content_hash
+from mvfa_core.devices import DTYPES, gradient_scaler, on_device, pick_autocast, pick_device
 from mvfa_core.errors import MvfaError
-from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, clip_verdicts, few_shot_verdict, zero_shot_verdict
+from mvfa_core.judging import (
+    Branches,
+    FusionRanges,
+    Judge,
+    Verdict,
+    clip_verdicts,
+    few_shot_verdict,
+    zero_shot_verdict,
+)
 from mvfa_core.metrics import auroc
 from mvfa_core.pixel_ranking import PixelRanking
 from mvfa_core.prompts import text_features
@@ -28,17 +36,6 @@ from mvfa_core.runs import Run, run_folder
 from mvfa_core.settings import Settings, load_settings
 from mvfa_core.support import SupportSet, draw_support, read_support
 from mvfa_core.training import TrainingPart, fit
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` becomes CUDA, MPS or the CPU, whichever is there first."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @dataclass
@@ -65,6 +62,7 @@ class Experiment:
         self.base = Path(base)
         self.say = say
         self.device = pick_device(settings.device)
+        self.autocast = pick_autocast(settings.dtype, self.device)
         self._texts: dict[str, Tensor] = {}
 
     @classmethod
@@ -106,18 +104,23 @@ class Experiment:
         adapters = Adapters.for_backbone(self.backbone, self.levels, self.settings.seed + draw, residual)
         return adapters.to(self.device)
 
-    @property
-    def autocast(self) -> Callable:
-        dtype = DTYPES[self.settings.dtype]
-        return nullcontext if dtype == torch.float32 else partial(torch.autocast, self.device.type, dtype)
-
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) in [0, 1] -> (N, L, width) behind the first level's block: the frozen prefix, run once."""
+        """Images -> (N, L, width) behind the first level's block: the frozen prefix, run once.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1], or uint8.
+
+        Returns:
+            On the CPU; in half precision where `dtype` says so, since a large test split fills tens of GB.
+        """
         rows = []
         for part in images.split(self.settings.evaluation.batch_size):
+            part = on_device(part, self.device)
+            part = part / 255 if images.dtype == torch.uint8 else part
             with self.autocast():
-                rows.append(self.backbone.run(self.backbone.embed(part.to(self.device)), 0, self.levels[0]).cpu())
+                found = self.backbone.run(self.backbone.embed(part), 0, self.levels[0])
+            rows.append(found.to(DTYPES[self.settings.dtype]).cpu())
         return torch.cat(rows)
 
     def judge(self, name: str, adapters: Adapters, size: int | None = None) -> Judge:
@@ -137,7 +140,7 @@ class Experiment:
     def test_set(self, name: str) -> TestSet:
         records = self.dataset(name).records("test")
         batch = self.load(name, records)
-        return TestSet(records, batch, self.tokens(batch.scaled()), content_hash(records))
+        return TestSet(records, batch, self.tokens(batch.images), content_hash(records))
 
     # --- few-shot ---------------------------------------------------------------------------------------
 
@@ -149,7 +152,9 @@ class Experiment:
             return read_support(pool, self.base / lists / name / f"{shots}-shot.txt", draw)
         return draw_support(pool, shots, draw, self.settings.seed)
 
-    def support_tokens(self, name: str, records: Sequence[ImageRecord]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def support_tokens(
+        self, name: str, records: Sequence[ImageRecord]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The records augmented 11-fold: prefix tokens, labels and masks."""
         batch = self.load(name, records)
         images = augment(batch.scaled())
@@ -184,7 +189,7 @@ class Experiment:
         if len({record.label for record in support.rest}) < 2:
             raise MvfaError(f"{name}: no valid images are left to select on; use few_shot selection 'last'")
         batch = self.load(name, support.rest)
-        return TestSet(list(support.rest), batch, self.tokens(batch.scaled()), "")
+        return TestSet(list(support.rest), batch, self.tokens(batch.images), "")
 
     def _few_shot_probe(self, name: str, images: TestSet, normal: Tensor) -> Callable[[Adapters], float]:
         def probe(adapters: Adapters) -> float:
@@ -249,11 +254,11 @@ class Experiment:
             spared += rows[:aside]
             kept += rows[aside:]
         batch = self.load(name, kept)
-        part = TrainingPart(name, self.tokens(batch.scaled()), batch.labels, batch.masks, self.text(name))
+        part = TrainingPart(name, self.tokens(batch.images), batch.labels, batch.masks, self.text(name))
         if not spared:
             return part, None
         batch = self.load(name, spared)
-        return part, TestSet(spared, batch, self.tokens(batch.scaled()), "")
+        return part, TestSet(spared, batch, self.tokens(batch.images), "")
 
     def _zero_shot_probe(self, images: dict[str, TestSet], adapters: Adapters) -> float:
         """Mean over data sets, so that a large one does not decide alone."""
@@ -288,10 +293,14 @@ class Experiment:
             seed=self.settings.seed + draw,
             logits_quirk=rules.logits_quirk,
             autocast=self.autocast,
+            scaler=gradient_scaler(self.settings.dtype, self.device),
         ):
             score = probe(adapters) if probe else None
             if score is None or score > best:
-                best, kept = score if score is not None else best, (log.epoch, deepcopy(adapters.state_dict()))
+                best, kept = (
+                    score if score is not None else best,
+                    (log.epoch, deepcopy(adapters.state_dict())),
+                )
             rows.append(
                 {
                     "epoch": log.epoch,
@@ -305,10 +314,14 @@ class Experiment:
             looked = "" if score is None else f", selection score {score:.4f}"
             self.say(f"epoch {log.epoch}/{schedule.epochs}: loss {log.total:.4f}{looked}")
         adapters.load_state_dict(kept[1])
-        return Run(name, shots, rules.name, draw, kept[0], adapters, pd.DataFrame(rows), provenance=self.provenance())
+        return Run(
+            name, shots, rules.name, draw, kept[0], adapters, pd.DataFrame(rows), provenance=self.provenance()
+        )
 
     def load_runs(self, name: str, folder: str | Path) -> list[Run]:
         """The runs of data set `name` that the settings ask for, from `<folder>/<name>/<run>/draw-<n>`.
+
+        Behind them stand the imported ones, `<folder>/<name>/imported/<run>`.
 
         Raises:
             MvfaError: one of them is missing or unfit.
@@ -319,14 +332,19 @@ class Experiment:
             for shots, draw in wanted:
                 place = Path(folder) / name / run_folder(shots, protocol) / f"draw-{draw}"
                 found.append(Run.load(place, self.fresh_adapters()))
-        return sorted(found, key=lambda run: (run.shots, self.settings.protocols.index(run.protocol), run.draw))
+        protocols = self.settings.protocols
+        found.sort(key=lambda run: (run.shots, protocols.index(run.protocol), run.draw))
+        # adapters that somebody else trained, see `authors.py`
+        imported = sorted((Path(folder) / name / "imported").glob("*/run.json"))
+        return found + [Run.load(file.parent, self.fresh_adapters()) for file in imported]
 
     def verdicts(self, name: str, runs: Iterable[Run], test: TestSet) -> dict[str, Verdict]:
         """Every method's verdict on the test set: CLIP in both readings, untrained adapters, each run."""
         text, size = self.text(name), self.settings.backbone.image_size
         batch = self.settings.evaluation.batch_size
-        with self.autocast():
-            result = clip_verdicts(self.backbone, test.tokens, self.levels[0], text, size, batch)
+        result = clip_verdicts(
+            self.backbone, test.tokens, self.levels[0], text, size, batch, autocast=self.autocast
+        )
         untrained = self.judge(name, self.fresh_adapters()).branches(test.tokens, zero_shot=True)
         result["untrained"] = zero_shot_verdict(untrained)
         for run in runs:
@@ -357,7 +375,11 @@ class Experiment:
             "dtype": self.settings.dtype,
             "device": self.device.type,
             "processor": platform.machine(),
-            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__, "numpy": np.__version__},
+            "versions": {
+                "torch": torch.__version__,
+                "open_clip": open_clip.__version__,
+                "numpy": np.__version__,
+            },
         }
 
 

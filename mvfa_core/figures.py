@@ -159,7 +159,9 @@ def panel_figure(evaluation: Evaluation, methods: Sequence[str] | None = None) -
             axis.imshow(gallery[f"map:{method}"][column].astype(np.float32), cmap=HEAT, vmin=low, vmax=high)
             if masks is not None and masks[column].any():
                 axis.contour(masks[column], levels=[0.5], colors=OUTLINE, linewidths=1)
-            axis.set_xlabel(f"score {evaluation.scores[method].iloc[rows[column]]:.2f}", fontsize=7, labelpad=1)
+            axis.set_xlabel(
+                f"score {evaluation.scores[method].iloc[rows[column]]:.2f}", fontsize=7, labelpad=1
+            )
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mvfa_core.adapters import Adapters
 from mvfa_core.backbones import Backbone
+from mvfa_core.devices import on_device
 from mvfa_core.memory import MemoryBank, memory_maps
 from mvfa_core.scoring import LOGIT_SCALE, Range, fuse, text_maps, text_scores
 
@@ -86,7 +87,12 @@ class Judge:
         parts = [self._levels(rows) for rows in tokens.split(self.batch_size)]
         return Banks(
             *(
-                MemoryBank([torch.cat(level) for level in zip(*(getattr(p, branch) for p in parts), strict=True)])
+                MemoryBank(
+                    [
+                        torch.cat(level).float()
+                        for level in zip(*(getattr(p, branch) for p in parts), strict=True)
+                    ]
+                )
                 for branch in ("seg", "det")
             )
         )
@@ -104,7 +110,7 @@ class Judge:
 
     def _levels(self, tokens: Tensor):
         with self.autocast():
-            return self.adapters(self.backbone, tokens.to(self.text.device))
+            return self.adapters(self.backbone, on_device(tokens, self.text.device))
 
     def _branches(self, tokens: Tensor, banks: Banks | None, zero_shot: bool) -> Branches:
         levels, prefix = self._levels(tokens), self.backbone.prefix
@@ -114,7 +120,9 @@ class Judge:
             text_maps(of_maps, self.text, prefix, self.size).cpu(), text_scores(det, self.text, prefix).cpu()
         )
         if banks is not None:
-            result.memory_maps = memory_maps(banks.seg if self.masks else banks.det, of_maps, prefix, self.size).cpu()
+            result.memory_maps = memory_maps(
+                banks.seg if self.masks else banks.det, of_maps, prefix, self.size
+            ).cpu()
             # image scores of a target with masks are taken from its maps, so its detection memory is not asked
             result.memory_scores = result.memory_maps.mean(dim=(1, 2))
         return result
@@ -127,9 +135,7 @@ def zero_shot_verdict(branches: Branches) -> Verdict:
 
 def few_shot_verdict(branches: Branches, ranges: FusionRanges, masks: bool, memory_weight: float) -> Verdict:
     """Fused map; image score is its maximum with pixel labels, else the fused detection scores."""
-    maps = fuse(
-        branches.text_maps, branches.memory_maps, ranges.text_maps, ranges.memory_maps, memory_weight
-    )
+    maps = fuse(branches.text_maps, branches.memory_maps, ranges.text_maps, ranges.memory_maps, memory_weight)
     if masks:
         return Verdict(maps.amax(dim=(1, 2)), maps)
     scores = fuse(
@@ -140,7 +146,13 @@ def few_shot_verdict(branches: Branches, ranges: FusionRanges, masks: bool, memo
 
 @torch.no_grad()
 def clip_verdicts(
-    backbone: Backbone, tokens: Tensor, start: int, text: Tensor, size: int, batch_size: int = 32
+    backbone: Backbone,
+    tokens: Tensor,
+    start: int,
+    text: Tensor,
+    size: int,
+    batch_size: int = 32,
+    autocast: Callable = nullcontext,
 ) -> dict[str, Verdict]:
     """The plain backbone in both readings, from tokens (N, L, width) behind block `start`.
 
@@ -149,10 +161,12 @@ def clip_verdicts(
     """
     pooled, scores, maps = [], [], []
     for rows in tokens.split(batch_size):
-        last = backbone.run(rows.to(text.device), start, backbone.depth)
-        feature = F.normalize(backbone.pool(last).float(), dim=-1)
+        with autocast():
+            last = backbone.run(on_device(rows, text.device), start, backbone.depth)
+            pooled_feature, patch_features = backbone.pool(last), backbone.project(last)
+        feature = F.normalize(pooled_feature.float(), dim=-1)
         pooled.append((LOGIT_SCALE * feature @ text).softmax(dim=-1)[:, 1].cpu())
-        patches: Sequence[Tensor] = [backbone.project(last).float()]
+        patches: Sequence[Tensor] = [patch_features.float()]
         scores.append(text_scores(patches, text, prefix=0).cpu())
         maps.append(text_maps(patches, text, 0, size).cpu())
     return {

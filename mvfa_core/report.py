@@ -37,7 +37,12 @@ def groups_of(evaluations: Sequence[Evaluation]) -> list[str]:
     def rank(group: str):
         setting, _, protocol = group.partition("/")
         shots = int(setting.split("-")[0]) if setting[0].isdigit() else 0
-        return (bool(protocol), shots, protocol != "sound", list(_NAMES).index(group) if group in _NAMES else 0)
+        return (
+            bool(protocol),
+            shots,
+            protocol != "sound",
+            list(_NAMES).index(group) if group in _NAMES else 0,
+        )
 
     return sorted(common, key=rank)
 
@@ -188,4 +193,45 @@ def wide_gains(gains: pd.DataFrame) -> pd.DataFrame:
     result = cells.pivot(index="column", columns="dataset", values="cell")
     result = result.loc[cells["column"].unique(), cells["dataset"].unique()].fillna("-")
     result.index.name, result.columns.name = "comparison", None
+    return result
+
+
+def protocol_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
+    """Long table of what each protocol says and of the optimism of the published one, paper - sound.
+
+    Columns: metric, dataset (the last is their mean), setting (`zero-shot`, `4-shot`, ...), sound, paper,
+    optimism, low, high. It has no row where only one protocol was run, or where the metric is undefined.
+    The paired 95 % interval is over other test images with these two trained runs: a new selection on those
+    images is not part of it. The optimism is that of the whole protocol, selection, fusion ranges and loss.
+    """
+    groups, frames = groups_of(evaluations), []
+    settings = [group.removesuffix("/sound") for group in groups if group.endswith("/sound")]
+    for metric in METRIC_NAMES:
+        for setting in settings:
+            sound, paper = f"{setting}/sound", f"{setting}/paper"
+            if paper not in groups:
+                continue
+            rows = difference(evaluations, metric, paper, sound).rename(columns={"difference": "optimism"})
+            known = {e.dataset: e.metrics for e in evaluations if e.dataset in set(rows["dataset"])}
+            for column, group in (("sound", sound), ("paper", paper)):
+                values = [known[name][group][metric] for name in known]
+                rows[column] = [*values, float(np.mean(values))] if values else []
+            frames.append(rows.assign(metric=metric, setting=setting))
+    columns = ["metric", "dataset", "setting", "sound", "paper", "optimism", "low", "high"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def wide_protocols(table: pd.DataFrame) -> pd.DataFrame:
+    """The protocols as people read them: `sound -> paper: optimism [low, high]`, `*` as in `wide_gains`."""
+    cells = table.assign(
+        cell=[
+            f"{r.sound:.3f} -> {r.paper:.3f}: {r.optimism:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
+            f"{'*' if r.low > 0 or r.high < 0 else ''}"
+            for r in table.itertuples()
+        ],
+        row=[f"{METRIC_NAMES[r.metric]}: {r.setting}" for r in table.itertuples()],
+    )
+    result = cells.pivot(index="row", columns="dataset", values="cell")
+    result = result.loc[cells["row"].unique(), cells["dataset"].unique()].fillna("-")
+    result.index.name, result.columns.name = "sound -> paper: optimism", None
     return result

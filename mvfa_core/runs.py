@@ -21,6 +21,7 @@ class Run:
     dataset: the target. shots: 0 for zero-shot. draw: number of the support draw (few-shot) or 0.
     epoch: the kept one, counted from 1. log: a row an epoch. support: chosen file names (few-shot).
     ranges: fusion ranges fixed on the support images (few-shot).
+    origin: who trained it, where that was not this pipeline; stands in the protocol's place in its name.
     """
 
     dataset: str
@@ -32,11 +33,12 @@ class Run:
     log: pd.DataFrame
     support: dict[str, list[str]] | None = None
     ranges: FusionRanges | None = None
+    origin: str | None = None
     provenance: dict = field(default_factory=dict)
 
     @property
     def method(self) -> str:
-        return method_name(self.shots, self.protocol, self.draw)
+        return method_name(self.shots, self.origin or self.protocol, self.draw)
 
     def save(self, folder: str | Path) -> None:
         """Write `adapters.safetensors`, `run.json` and `log.csv` into `folder`, each file as a whole."""
@@ -45,7 +47,12 @@ class Run:
         save_adapters(
             folder / "adapters.safetensors",
             self.adapters,
-            {"dataset": self.dataset, "shots": str(self.shots), "protocol": self.protocol, "draw": str(self.draw)},
+            {
+                "dataset": self.dataset,
+                "shots": str(self.shots),
+                "protocol": self.protocol,
+                "draw": str(self.draw),
+            },
         )
         self.log.to_csv(folder / "log.csv", index=False, float_format="%.6f", lineterminator="\n")
         record = {
@@ -58,6 +65,8 @@ class Run:
             "ranges": None if self.ranges is None else asdict(self.ranges),
             "provenance": self.provenance,
         }
+        if self.origin is not None:
+            record["origin"] = self.origin
         write_text(folder / "run.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
 
     @classmethod

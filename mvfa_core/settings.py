@@ -63,14 +63,25 @@ class EvaluationSettings(Section):
 
 
 class DatasetEntry(Section):
-    """One data set: where it lies, the name put into the prompts, whether it has masks."""
+    """One data set: where it lies, the name put into the prompts, whether it has masks.
+
+    table: CSV file inside `root` (columns path, label, optional mask, split, patient); None: BMAD's folders.
+    valid_share: share of the `valid` split where the table names no splits.
+    window: values that become black and white in files of more than 8 bits.
+    """
 
     root: str
     organ: Annotated[str, Field(min_length=1)]
     masks: bool
+    table: str | None = None
+    valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    window: tuple[float, float] | None = None
 
 
 class Settings(Section):
+    """A whole parameter file. `project` is read by the pipeline alone: where the code lies, seen from the file."""
+
+    project: str = "."
     seed: Annotated[int, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -127,7 +138,9 @@ def load_settings(path: str | Path) -> Settings:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MvfaError(f"{path}: cannot be read ({error.strerror}); give the path of a parameter file") from None
+        raise MvfaError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a parameter file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise MvfaError(f"{path}: is not valid YAML near line {line}; mend it there") from None

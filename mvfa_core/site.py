@@ -52,7 +52,9 @@ def build_site(results: Path) -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     environment = _templates()
-    notebooks = sorted((results / "notebooks").glob("*.ipynb"), key=lambda p: (not p.stem.startswith("compare"), p.stem))
+    notebooks = sorted(
+        (results / "notebooks").glob("*.ipynb"), key=lambda p: (not p.stem.startswith("compare"), p.stem)
+    )
     pages = [{"file": f"{path.stem}.html", "title": _title(path.stem), "source": path} for path in notebooks]
 
     def write(file: str, template: str, **content) -> None:
@@ -69,7 +71,8 @@ def build_site(results: Path) -> int:
         findings=markdown2html(findings),
         tables=[(name, _table(wide(_read_table(results, metric)))) for metric, name in METRIC_NAMES.items()],
         gains=_table(wide_gains(_read_table(results, "gain"))),
-        figures=[(f"{metric}.png", name) for metric, name in METRIC_NAMES.items()] + [("roc.png", "ROC curves")],
+        figures=[(f"{metric}.png", name) for metric, name in METRIC_NAMES.items()]
+        + [("roc.png", "ROC curves")],
         panels=[path.name for path in sorted((results / "figures").glob("panel-*.png"))],
     )
     shutil.copy(resources.files("mvfa_core") / "templates" / "site.css", scratch / "site.css")

@@ -61,13 +61,17 @@ def read_support(pool: Sequence[ImageRecord], file: str | Path, draw: int) -> Su
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise MvfaError(f"{file}: support list cannot be read; point few_shot.support_lists at the lists") from None
+        raise MvfaError(
+            f"{file}: support list cannot be read; point few_shot.support_lists at the lists"
+        ) from None
     chosen = []
     for label, letter in enumerate("na"):
         pattern = re.compile(rf"\s*{letter}-{draw}\s*:(.*)")
         match = next((m for m in map(pattern.match, lines) if m), None)
         if match is None or not match[1].split():
-            raise MvfaError(f"{file}: has no line '{letter}-{draw}: ...'; lower few_shot.draws or extend the list")
+            raise MvfaError(
+                f"{file}: has no line '{letter}-{draw}: ...'; lower few_shot.draws or extend the list"
+            )
         by_name = {record.path.name: record for record in pool if record.label == label}
         names = match[1].split()
         missing = [name for name in names if name not in by_name]

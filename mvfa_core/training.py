@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mvfa_core.adapters import Adapters
 from mvfa_core.backbones import Backbone
+from mvfa_core.devices import on_device
 from mvfa_core.objectives import detection_loss, segmentation_losses
 
 BETAS = (0.5, 0.999)
@@ -67,13 +68,15 @@ def fit(
     seed: int,
     logits_quirk: bool = False,
     autocast: Callable = nullcontext,
+    scaler: torch.amp.GradScaler | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochLog]:
     """Train `adapters` in place and yield after every epoch; the caller selects and keeps.
 
     Adam with betas (0.5, 0.999), one optimiser a branch. A batch of a data set without masks steps the
-    detection branch only, as in the published code.
+    detection branch only, as in the published code. `scaler` scales the losses where fp16 needs it.
     """
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     generator = torch.Generator().manual_seed(seed)
     optimisers = {
         branch: torch.optim.Adam(adapters.branch_parameters(branch), lr=learning_rate, betas=BETAS)
@@ -84,11 +87,12 @@ def fit(
         for part, rows in batches(parts, batch_size, generator):
             losses = batch_losses(backbone, adapters, part, rows, logits_quirk, autocast)
             adapters.zero_grad(set_to_none=True)
-            losses.sum(dim=0).mean().backward()
-            optimisers["det"].step()
+            scaler.scale(losses.sum(dim=0).mean()).backward()
+            scaler.step(optimisers["det"])
             if part.masks is not None:
-                optimisers["seg"].step()
+                scaler.step(optimisers["seg"])
                 masked += len(rows)
+            scaler.update()
             images += len(rows)
             sums += losses.detach().sum(dim=1).cpu()
             progress()
@@ -103,14 +107,18 @@ def batch_losses(
     logits_quirk: bool = False,
     autocast: Callable = nullcontext,
 ) -> Tensor:
-    """(3, len(rows)): detection, focal and Dice loss of each image."""
+    """(3, len(rows)): detection, focal and Dice loss of each image.
+
+    Only the network runs in mixed precision: cosines are multiplied by 100, and three digits are too few then.
+    """
     device = next(adapters.parameters()).device
-    labels = part.labels[rows].to(device)
+    labels = on_device(part.labels[rows], device)
     with autocast():
-        levels = adapters(backbone, part.tokens[rows].to(device))
-        detection = detection_loss(levels.det, part.text, labels, backbone.prefix, logits_quirk)
-        if part.masks is None:
-            return torch.stack([detection, torch.zeros_like(detection), torch.zeros_like(detection)])
-        masks = part.masks[rows].to(device).float()
-        focal, dice = segmentation_losses(levels.seg, part.text, masks, backbone.prefix)
+        levels = adapters(backbone, on_device(part.tokens[rows], device))
+    seg, det = ([tokens.float() for tokens in branch] for branch in (levels.seg, levels.det))
+    detection = detection_loss(det, part.text, labels, backbone.prefix, logits_quirk)
+    if part.masks is None:
+        return torch.stack([detection, torch.zeros_like(detection), torch.zeros_like(detection)])
+    masks = on_device(part.masks[rows], device).float()
+    focal, dice = segmentation_losses(seg, part.text, masks, backbone.prefix)
     return torch.stack([detection, focal, dice])

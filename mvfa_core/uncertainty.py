@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals over images, DeLong's test, Holm's correction, spread.
+"""How sure a figure is: bootstrap intervals over images, spread over support draws; tests are in `delong.py`.
 
 The bootstrap draws *images*, normal and anomalous ones apart, also for pixel metrics: pixels of one image are
 not independent, and an interval that took them so would be far too narrow. An interval speaks of other test
@@ -10,34 +10,55 @@ cases only; `delong_interval` keeps its promise there.
 Undefined results (one class only) are None. Randomness comes from the `seed` of a call and nothing else.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
 
+from mvfa_core.delong import (
+    LEVEL,
+    DeLong,
+    Interval,
+    check_level,
+    delong_interval,
+    delong_test,
+    delong_variance,
+    holm,
+)
 from mvfa_core.metrics import auroc, check_maps, check_scores, why_undefined
 from mvfa_core.pixel_ranking import PixelRanking, binary, finite, same_shape
 
+__all__ = [
+    "DeLong",
+    "Difference",
+    "Interval",
+    "Spread",
+    "bootstrap_interval",
+    "bootstrap_p",
+    "delong_interval",
+    "delong_test",
+    "delong_variance",
+    "holm",
+    "image_auroc_difference",
+    "image_auroc_difference_samples",
+    "image_auroc_interval",
+    "image_auroc_samples",
+    "macro_interval",
+    "macro_samples",
+    "pixel_auroc_difference",
+    "pixel_auroc_difference_samples",
+    "pixel_auroc_interval",
+    "pixel_auroc_samples",
+    "spread",
+]
+
 Samples = NDArray[np.float64]  # (resamples,): a metric on each bootstrap draw
 
-LEVEL = 0.95
 RESAMPLES = 1000
 BATCH = 1 << 20  # table cells handled in one go
 EDGES = 1024  # quantiles of the scores of each class that bound the bins of pixel histograms
 SAMPLE = 1 << 18  # pixels of each class, at least, that the quantiles are taken from
-ROUNDING = 1e-24  # variance of differences between placements that are equal but for rounding
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Bounds meant to hold the true value in 95 of 100 repetitions."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -52,16 +73,6 @@ class Difference:
     def significant(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class DeLong:
-    """Two correlated areas and the two-sided test of their equality."""
-
-    auc_a: float
-    auc_b: float
-    z: float
-    p: float
 
 
 @dataclass(frozen=True)
@@ -80,16 +91,27 @@ def bootstrap_interval(samples: Samples | None, level: float = LEVEL) -> Interva
     >>> bootstrap_interval(np.arange(101.0), level=0.5)
     Interval(low=25.0, high=75.0)
     """
-    _check_level(level)
+    check_level(level)
     if samples is None or np.isnan(samples).all():
         return None
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level!r}")
+def bootstrap_p(samples: Samples) -> float | None:
+    """Two-sided p-value of a resampled difference: twice the smaller share on either side of zero.
+
+    One is added above and below the fraction line, so that no finite number of resamples claims p = 0; with
+    1000 of them the smallest value is 0.002. None if every resample is undefined.
+
+    >>> bootstrap_p(np.array([0.1, 0.2, -0.1, 0.3]))
+    0.8
+    """
+    samples = samples[~np.isnan(samples)]
+    if samples.size == 0:
+        return None
+    least = min((samples <= 0).sum(), (samples >= 0).sum())
+    return min(1.0, float(2 * (least + 1) / (samples.size + 1)))
 
 
 def _minus(first: Samples | None, second: Samples | None) -> Samples | None:
@@ -323,90 +345,3 @@ def spread(values: ArrayLike) -> Spread:
         raise ValueError(f"values must be a vector with at least one entry, got shape {values.shape}")
     std = float(values.std(ddof=1)) if values.size > 1 else None
     return Spread(float(values.mean()), std, float(values.min()), float(values.max()))
-
-
-# --- DeLong and Holm ---
-
-
-def _placements(truth: NDArray[np.bool_], scores: NDArray) -> tuple[NDArray, NDArray] | None:
-    """Of each anomalous (N1,) and normal (N0,) image: share of the other class it is ranked right against.
-
-    Rank among all images minus rank within the own class counts the other class, ties half; so midranks give
-    all placements in n log n. Their means are both the AUROC. None if a class has fewer than two images.
-    Source: DeLong et al., Biometrics 44, 1988; midranks: Sun and Xu, IEEE Signal Processing Letters 21, 2014.
-    """
-    anomalous, normal = int(truth.sum()), int((~truth).sum())
-    if min(anomalous, normal) < 2:
-        return None
-    ranks = rankdata(scores)
-    found = (ranks[truth] - rankdata(scores[truth])) / normal
-    cleared = 1 - (ranks[~truth] - rankdata(scores[~truth])) / anomalous
-    return found, cleared
-
-
-def _variance(found: NDArray, cleared: NDArray) -> float:
-    return float(found.var(ddof=1) / found.size + cleared.var(ddof=1) / cleared.size)
-
-
-def delong_variance(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """DeLong's estimate of the variance of the image AUROC; None if a class has fewer than two images."""
-    placements = _placements(*check_scores(labels, scores))
-    return None if placements is None else _variance(*placements)
-
-
-def delong_interval(labels: ArrayLike, scores: ArrayLike, level: float = LEVEL) -> Interval | None:
-    """Interval of the image AUROC from DeLong's variance, symmetric on the logit scale, thus within (0, 1).
-
-    None if a class has fewer than two images, or the AUROC is 0 or 1, where the variance says nothing.
-    """
-    _check_level(level)
-    placements = _placements(*check_scores(labels, scores))
-    if placements is None or not 0 < (area := float(placements[0].mean())) < 1:
-        return None
-    half = norm.ppf((1 + level) / 2) * math.sqrt(_variance(*placements)) / (area * (1 - area))
-    return Interval(float(expit(logit(area) - half)), float(expit(logit(area) + half)))
-
-
-def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> DeLong | None:
-    """Two-sided test that two methods have the same AUROC, on the same images.
-
-    Where the difference has no variance (identical rankings; one method perfect and the other constant) the
-    test has nothing to go by and claims no difference: z = 0, p = 1.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous.
-        scores_a: (N,) higher is more anomalous.
-        scores_b: (N,) likewise.
-
-    Returns:
-        None if a class has fewer than two images.
-
-    Raises:
-        ValueError: see `check_scores`.
-    """
-    first = _placements(*check_scores(labels, scores_a, "scores_a"))
-    second = _placements(*check_scores(labels, scores_b, "scores_b"))
-    if first is None or second is None:
-        return None
-    a, b = float(first[0].mean()), float(second[0].mean())
-    variance = _variance(first[0] - second[0], first[1] - second[1])
-    z = (a - b) / math.sqrt(variance) if variance > ROUNDING else 0.0
-    return DeLong(a, b, z, float(2 * norm.sf(abs(z))))
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Holm's step-down adjustment of p-values (m,): below 0.05 keeps the family-wise error below 5 %.
-
-    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
-    [0.03, 0.06, 0.06]
-
-    Raises:
-        ValueError: a value outside [0, 1], or not a vector.
-    """
-    p = finite(p_values, "p_values")
-    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
-        raise ValueError(f"p_values must be a vector in [0, 1], got {p_values!r}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
-    return adjusted

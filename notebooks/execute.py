@@ -58,7 +58,9 @@ def main(
 ) -> None:
     """Run SOURCE and keep its outputs in TARGET."""
     try:
-        given = {name: yaml.safe_load(value) for name, _, value in (p.partition("=") for p in parameters or [])}
+        given = {
+            name: yaml.safe_load(value) for name, _, value in (p.partition("=") for p in parameters or [])
+        }
     except yaml.YAMLError:
         sys.exit("parameters must read NAME=VALUE with a YAML value")
     if not source.is_file():

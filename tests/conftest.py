@@ -57,7 +57,9 @@ def write_backbone(folder: Path) -> None:
     (folder / "clip.json").write_text(json.dumps(TINY_CLIP))
     model = CLIP(**TINY_CLIP)
     fill_by_name(model, salt=3, scale=2)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "clip.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "clip.safetensors"
+    )
 
 
 def small_params() -> dict:

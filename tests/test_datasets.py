@@ -27,7 +27,7 @@ def test_load_gives_square_rgb_and_binary_masks(opened):
     assert batch.images.shape == (16, 3, 48, 48) and batch.images.dtype == torch.uint8
     assert batch.masks.shape == (16, 48, 48) and set(batch.masks.unique().tolist()) == {0, 1}
     assert not batch.masks[:8].any() and batch.masks[8:].flatten(1).any(dim=1).all()
-    assert 0 <= batch.scaled().min() and batch.scaled().max() <= 1
+    assert batch.scaled().min() >= 0 and batch.scaled().max() <= 1
 
 
 def test_images_of_the_right_size_are_not_resampled(opened):

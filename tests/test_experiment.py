@@ -30,7 +30,9 @@ def test_training_moves_the_adapters_and_leaves_the_backbone_alone(project):
     experiment = opened(project)
     before = {name: value.clone() for name, value in experiment.backbone.state_dict().items()}
     run = experiment.train_few_shot("Brain", 2)
-    assert not torch.equal(weights(run), torch.cat([p.flatten() for p in experiment.fresh_adapters().parameters()]))
+    assert not torch.equal(
+        weights(run), torch.cat([p.flatten() for p in experiment.fresh_adapters().parameters()])
+    )
     for name, value in experiment.backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert run.epoch == 2 and list(run.log["epoch"]) == [1, 2]
@@ -40,7 +42,9 @@ def test_training_moves_the_adapters_and_leaves_the_backbone_alone(project):
 def test_segmentation_adapters_stay_untouched_without_masks(project):
     experiment = opened(project)
     fresh, run = experiment.fresh_adapters(), experiment.train_few_shot("Chest", 2)
-    for before, after in zip(fresh.seg_adapters.parameters(), run.adapters.seg_adapters.parameters(), strict=True):
+    for before, after in zip(
+        fresh.seg_adapters.parameters(), run.adapters.seg_adapters.parameters(), strict=True
+    ):
         assert torch.equal(before, after)
 
 
@@ -142,7 +146,9 @@ def test_runs_and_evaluations_survive_the_disk(project):
     again = Evaluation.load("Brain", project / "results", project / "evaluations" / "Brain")
     assert again.metrics.keys() == {group_of(method) for method in verdicts}
     found = again.metrics["2-shot/sound"]
-    assert found["draws"] == 2 and found["image_auroc_low"] <= found["image_auroc"] <= found["image_auroc_high"]
+    assert (
+        found["draws"] == 2 and found["image_auroc_low"] <= found["image_auroc"] <= found["image_auroc_high"]
+    )
     assert again.metrics["clip-pooled"].get("pixel_auroc") is None
     assert len(again.scores) == 16 and np.isfinite(again.scores.iloc[:, 2:].to_numpy()).all()
     text = yaml.safe_dump(again.provenance)

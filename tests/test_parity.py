@@ -141,7 +141,16 @@ def test_the_training_loop_takes_the_same_steps(backbone, tokens, text):
             return iter([part])
 
     logs = list(
-        fit(backbone, adapters, OneAfterAnother(), epochs=8, learning_rate=1e-3, batch_size=1, seed=0, logits_quirk=True)
+        fit(
+            backbone,
+            adapters,
+            OneAfterAnother(),
+            epochs=8,
+            learning_rate=1e-3,
+            batch_size=1,
+            seed=0,
+            logits_quirk=True,
+        )
     )
     assert [log.epoch for log in logs] == list(range(1, 9))
     assert deviation([log.total for log in logs], GOLDEN["losses"][:, 3]) <= 1e-5
@@ -180,9 +189,7 @@ def test_the_five_areas_under_the_curve(branches):
     labels, masks = GOLDEN["labels"][8:], GOLDEN["masks"][8:].ravel()
     seg, det = branches["seg"], branches["det"]
     fused = few_shot_verdict(seg, FusionRanges.of(seg), True, 0.5)
-    scores = fuse(
-        det.text_scores, det.memory_scores, Range.of(det.text_scores), Range.of(det.memory_scores)
-    )
+    scores = fuse(det.text_scores, det.memory_scores, Range.of(det.text_scores), Range.of(det.memory_scores))
     found = {
         "pixel_auc": auroc(masks, fused.maps.numpy().ravel()),
         "image_auc_seg": auroc(labels, fused.scores.numpy()),
@@ -197,7 +204,9 @@ def test_batch_of_eight_equals_eight_batches_of_one(backbone, tokens, text):
     adapters = trained_adapters(backbone)
     part = training_part(tokens, text, slice(0, 8))
     together = batch_losses(backbone, adapters, part, torch.arange(8), True)
-    alone = torch.cat([batch_losses(backbone, adapters, part, torch.tensor([i]), True) for i in range(8)], dim=1)
+    alone = torch.cat(
+        [batch_losses(backbone, adapters, part, torch.tensor([i]), True) for i in range(8)], dim=1
+    )
     assert deviation(together, alone.detach().numpy()) <= 1e-5
 
     together.sum(dim=0).mean().backward()

@@ -50,11 +50,13 @@ def clone(tmp_path_factory) -> Path:
     """The pipeline's own files with two small data sets and a small backbone."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("mvfa_core", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough")
+        )
     for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     write_backbone(folder)
-    params = small_params()
+    params = {"project": "."} | small_params()
     params["datasets"] = {name: params["datasets"][name] for name in ("Brain", "Chest")}
     for seed, name in enumerate(params["datasets"]):
         write_dataset(folder / "data" / f"{name}_AD", NAMES[name], seed=seed)
@@ -109,7 +111,9 @@ def test_source_notebooks_are_kept_without_outputs():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), path.name
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), (
+            path.name
+        )
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1, path.name
 
 

@@ -10,7 +10,9 @@ from mvfa_core.support import draw_support, read_support
 @pytest.fixture
 def pool(tmp_path):
     write_dataset(tmp_path / "Brain_AD", masks=True)
-    return ImageDataset("Brain", DatasetEntry(root="Brain_AD", organ="Brain", masks=True), tmp_path).records("valid")
+    return ImageDataset("Brain", DatasetEntry(root="Brain_AD", organ="Brain", masks=True), tmp_path).records(
+        "valid"
+    )
 
 
 def test_a_draw_is_balanced_and_disjoint_from_the_rest(pool):
@@ -33,7 +35,9 @@ def test_k_larger_than_the_pool(pool):
 
 def test_the_authors_lists(pool, tmp_path):
     path = tmp_path / "2-shot.txt"
-    path.write_text("n-0: 001.png 003.png\na-0: 000.png 005.png\nn-1: 002.png 004.png\na-1: 001.png 002.png\n")
+    path.write_text(
+        "n-0: 001.png 003.png\na-0: 000.png 005.png\nn-1: 002.png 004.png\na-1: 001.png 002.png\n"
+    )
     support = read_support(pool, path, draw=1)
     assert support.names() == {
         "normal": ["valid/good/002.png", "valid/good/004.png"],

@@ -322,6 +322,24 @@ def test_delong_of_equal_methods(second):
     )
 
 
+def test_delong_of_draws_is_delong_of_their_mean_kernel():
+    rng = np.random.default_rng(15)
+    labels, first, second = paired(15)
+    several = first + 0.3 * rng.standard_normal((4, first.size))
+    found = uncertainty.delong_test(labels, several, second)
+    assert found.auc_a == pytest.approx(np.mean([auroc(labels, row) for row in several]))
+    assert uncertainty.delong_test(labels, second, several).z == pytest.approx(-found.z)
+    with pytest.raises(ValueError, match=r"scores_a must have shape \(N,\) or \(draws, N\), got \(0, 120\)"):
+        uncertainty.delong_test(labels, several[:0], second)
+
+
+def test_bootstrap_p_by_hand():
+    assert uncertainty.bootstrap_p(np.linspace(0.1, 1, 999)) == pytest.approx(2 / 1000)
+    assert uncertainty.bootstrap_p(np.array([-1.0, 1.0, 1.0, np.nan])) == 1.0
+    assert uncertainty.bootstrap_p(np.zeros(10)) == 1.0
+    assert uncertainty.bootstrap_p(np.full(3, np.nan)) is None
+
+
 def test_delong_claims_nothing_without_variance():
     found = uncertainty.delong_test([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6], np.zeros(6))
     assert found == uncertainty.DeLong(1.0, 0.5, 0.0, 1.0)

@@ -59,6 +59,7 @@ LYMPHOCYTES = Cells(0.0235, 0.1, (1.0, 1.2), (1.0, 1.35), 0.25)
 FIBROBLASTS = Cells(0.020, 0.15, (2.2, 4.0), (0.7, 1.1), 0.15)
 EPITHELIUM = Cells(0.027, 0.1, (1.2, 1.7), (0.7, 1.0), 0.3)
 HISTIOCYTES = Cells(0.030, 0.15, (1.0, 1.6), (0.4, 0.7), 0.35)
+CROWDED = 1500  # tries in a whole field that pack a nest
 
 
 def draw(
@@ -85,7 +86,7 @@ def draw(
                 break
         _grow_tumour(rng, section, nest, scale, contrast * rng.uniform(0.75, 1.3))
     free = nest < 0.3
-    if rng.random() < (0.35 if abnormal else 0.6):  # about as many crowded fields in both classes
+    if rng.random() < (0.3 if abnormal else 0.85):  # about as many crowded fields in both classes
         free = _grow_crowd(rng, section, free, scale)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]))):
         free = _grow_gland(rng, section, free, scale)
@@ -136,19 +137,18 @@ def _nest_shape(rng: Rng, n: int) -> Field:
 
 
 def _grow_tumour(rng: Rng, section: Section, nest: Field, scale: float, atypia: float) -> None:
-    """Fill nests with cytoplasm and crowded, large, unequal nuclei; `atypia` 0 would be normal epithelium."""
+    """Fill nests with cytoplasm and crowded, large, unequal nuclei; `atypia` 0 is normal epithelium."""
     _fill_nest(rng, section, nest)
-    dark = rng.uniform(0.55, 0.85)
     cells = Cells(
-        radius=0.027 * (1 + 0.5 * atypia),
-        spread=0.1 + 0.13 * atypia,
-        stretch=(1.0, 1.2 + 0.5 * atypia),
-        dark=(dark, dark + 0.5 * atypia),
-        coarse=0.25 + 0.1 * atypia,
-        rough=0.06 + 0.1 * atypia,
-        gap=0.9,
+        radius=EPITHELIUM.radius * (1 + 0.5 * atypia),
+        spread=EPITHELIUM.spread + 0.13 * atypia,
+        stretch=(max(1.2 - 0.2 * atypia, 1.0), 1.7 + 0.2 * atypia),
+        dark=(0.7 - 0.1 * atypia, 1.0 + 0.25 * atypia),
+        coarse=EPITHELIUM.coarse + 0.05 * atypia,
+        rough=EPITHELIUM.rough + 0.08 * atypia,
+        gap=EPITHELIUM.gap - 0.06 * atypia,
     )
-    _scatter(rng, section, cells, nest * (nest > 0.4), 1300, scale)
+    _scatter(rng, section, cells, nest * (nest > 0.4), CROWDED, scale)
 
 
 def _fill_nest(rng: Rng, section: Section, nest: Field) -> None:
@@ -161,8 +161,8 @@ def _grow_crowd(rng: Rng, section: Section, free: NDArray[np.bool_], scale: floa
     """Benign nests: as crowded as a tumour, of even and small nuclei. Returns what is still free."""
     nest = _nest_shape(rng, len(free)) * free
     _fill_nest(rng, section, nest)
-    cells = LYMPHOCYTES if rng.random() < 0.6 else EPITHELIUM
-    _scatter(rng, section, cells, nest * (nest > 0.4), 1900, scale)
+    cells = LYMPHOCYTES if rng.random() < 0.35 else EPITHELIUM
+    _scatter(rng, section, cells, nest * (nest > 0.4), CROWDED, scale)
     return free & (nest < 0.3)
 
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -102,11 +103,12 @@ def fill_pool(folder: Path, seed: int, count: int, workers: int) -> None:
     masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (count, side, side))
     starts = range(0, count, CHUNK)
     stops = [min(start + CHUNK, count) for start in starts]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        chunks = executor.map(partial(draw_chunk, seed), starts, stops)
-        for start, stop, chunk in tqdm(
-            zip(starts, stops, chunks), total=len(stops), desc="scenes", mininterval=10
-        ):
+    with ExitStack() as stack:
+        run = map
+        if workers > 1:
+            run = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))).map
+        chunks = zip(starts, stops, run(partial(draw_chunk, seed), starts, stops), strict=True)
+        for start, stop, chunk in tqdm(chunks, total=len(stops), desc="scenes", mininterval=10):
             pictures[start:stop], masks[start:stop] = chunk[:2]
             words += chunk[2]
             plainness += chunk[3].tolist()
