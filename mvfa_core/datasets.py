@@ -106,9 +106,10 @@ class ImageDataset:
         return split_rows(read_table(self.root / where, shown), self.entry.valid_share, shown)
 
     def _from_table(self, split: str) -> list[ImageRecord]:
-        found, shown = [], self._shown(self.root / self.entry.table)
+        found, table = [], self._table
+        shown = self._shown(self.root / self.entry.table)
         for folder, label in CLASSES.items():
-            rows = sorted((row for row in self._table[split] if row.label == label), key=lambda row: row.path)
+            rows = sorted((row for row in table[split] if row.label == label), key=lambda row: row.path)
             if not rows:
                 kind = "abnormal" if label else "normal"
                 raise MvfaError(f"{shown}: no {kind} images in the split {split}; add some")

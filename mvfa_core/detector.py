@@ -31,7 +31,19 @@ if TYPE_CHECKING:
     from mvfa_core.experiment import Experiment
     from mvfa_core.runs import Run
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 ImageLike = str | Path | Image.Image | np.ndarray
+
+
+def checked_device(name: str) -> str:
+    """`name`, one of `DEVICES`.
+
+    Raises:
+        MvfaError: it is another.
+    """
+    if name not in DEVICES:
+        raise MvfaError(f"device: '{name:.20}' is none of {', '.join(DEVICES)}")
+    return name
 
 
 @dataclass
@@ -326,7 +338,7 @@ class Detector:
             MvfaError: a file is missing, damaged or no detector, or the backbone is not the one of training.
         """
         tensors, about, card = read_package(path)
-        device = pick_device(device)
+        device = pick_device(checked_device(device))
         try:
             loaded = backbone
             if not isinstance(loaded, Backbone):

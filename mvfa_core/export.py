@@ -19,7 +19,7 @@ from mvfa_core.backbones import Backbone, load_backbone
 from mvfa_core.checkpoints import canonical
 from mvfa_core.errors import MvfaError
 from mvfa_core.settings import BackboneSettings
-from mvfa_core.weights import read_file
+from mvfa_core.weights import fill, read_file
 from mvfa_core.writing import write_whole
 
 LAYOUT = "1"
@@ -111,18 +111,19 @@ def restore_backbone(
             f"{path}: needs the weights of its backbone, {part['model']} ({part['weights'] or 'random'}, fingerprint "
             f"{part['fingerprint']}); give them with --backbone FILE"
         )
-    # the one door to backbones takes files
     with tempfile.TemporaryDirectory() as scratch:
         model = part["model"]
         if part["config"] is not None:
+            # the one door to backbones takes a file
             model = str(Path(scratch) / "backbone.json")
-            Path(model).write_text(json.dumps(part["config"]), encoding="utf-8")
-        if weights is None:
-            own = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
-            weights = Path(scratch) / "backbone.safetensors"
-            safetensors.torch.save_file(own, weights)
-        settings = BackboneSettings(model=model, weights=str(weights), **{key: part[key] for key in keys})
-        return load_backbone(settings, device)
+            write_whole(model, json.dumps(part["config"]).encode())
+        given = None if weights is None else str(weights)
+        settings = BackboneSettings(model=model, weights=given, **{key: part[key] for key in keys})
+        backbone = load_backbone(settings, device)
+    if weights is None:
+        own = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+        fill(backbone.model, own, path)
+    return backbone
 
 
 def model_card(detector: Mapping, figures: Mapping[str, float]) -> str:

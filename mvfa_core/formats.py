@@ -96,8 +96,8 @@ def open_image(
     """
     path = Path(path)
     shown = printable(str(path) if shown is None else shown)
-    if window is not None and not window[0] < window[1]:
-        raise MvfaError(f"window: low must be below high, got {window[0]} and {window[1]}")
+    if window is not None and not -np.inf < window[0] < window[1] < np.inf:
+        raise MvfaError(f"window: must be two numbers, the lower one first, got {window[0]} and {window[1]}")
     try:
         if not path.is_file():
             path.stat()

@@ -102,14 +102,14 @@ def detector_of(
         folder = folder / "draw-0"
     record = read_run(folder)
     # seconds of imports, after everything that can go wrong before them
-    from mvfa_core.detector import Detector
+    from mvfa_core.detector import Detector, checked_device
     from mvfa_core.experiment import Experiment
     from mvfa_core.runs import Run
     from mvfa_core.settings import load_settings
 
     settings = load_settings(params)
     if device is not None:
-        settings = settings.model_copy(update={"device": device})
+        settings = settings.model_copy(update={"device": checked_device(device)})
     settings.dataset(record["dataset"])
     experiment = Experiment(settings, Path(params).resolve().parent, say=lambda line: None)
     loaded = Run.load(folder, experiment.fresh_adapters())

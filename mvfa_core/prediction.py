@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,8 @@ def predict_files(
                 summary.kept += 1
             else:
                 file = open_image(item.path, window, axis, item.name)
-                rows = _judge_file(detector, file, item.name, output if pictures else None)
+                with _all_or_nothing() as written:
+                    rows = _judge_file(detector, file, item.name, output if pictures else None, written)
                 journal.append(item.name, content, rows)
         except MvfaError as error:
             if isinstance(error, OutputError):
@@ -192,8 +193,28 @@ def _exists(output: Path, row: dict) -> bool:
 # --- one file -------------------------------------------------------------------------------------------
 
 
-def _judge_file(detector: Detector, file: ImageFile, name: str, output: Path | None) -> list[dict]:
-    """A row a picture; maps and overlays go to `output` unless it is None."""
+@contextmanager
+def _all_or_nothing() -> Iterator[list[Path]]:
+    """Takes back what was written for the first frames of a file whose next one is damaged."""
+    written: list[Path] = []
+    try:
+        yield written
+    except MvfaError:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _judge_file(
+    detector: Detector, file: ImageFile, name: str, output: Path | None, written: list[Path]
+) -> list[dict]:
+    """A row a picture; maps and overlays go to `output` unless it is None, and are noted in `written`."""
+
+    def write(place: str, data: bytes) -> None:
+        write_output(output / place, data)
+        written.append(output / place)
+
     threshold, rows, maps, loudest = detector.threshold, [], [], None
     stem = _shortened(name)
     for index in range(file.frames):
@@ -219,16 +240,16 @@ def _judge_file(detector: Detector, file: ImageFile, name: str, output: Path | N
             continue
         suffix = f".{index:05d}.png" if file.frames > 1 else ".png"
         row["map"], row["overlay"] = f"maps/{stem}{suffix}", f"overlays/{stem}{suffix}"
-        write_output(output / row["map"], map_png(full, detector.scale))
-        write_output(output / row["overlay"], overlay_png(picture, full, detector.scale))
+        write(row["map"], map_png(full, detector.scale))
+        write(row["overlay"], overlay_png(picture, full, detector.scale))
     if maps:
         place = f"maps/{stem}" if stem.lower().endswith(".nii.gz") else f"maps/{stem}.nii.gz"
-        write_output(output / place, file.encode_map(maps))
+        write(place, file.encode_map(maps))
         for row in rows:
             row["map"] = place
         index, picture, full = loudest
         rows[index]["overlay"] = f"overlays/{stem}.{index:05d}.png"
-        write_output(output / rows[index]["overlay"], overlay_png(picture, full, detector.scale))
+        write(rows[index]["overlay"], overlay_png(picture, full, detector.scale))
     for row in rows:
         row["note"] = "; ".join(file.notes)
     return rows

@@ -47,7 +47,7 @@ class Reference:
             raise MvfaError(f"threshold rule '{rule}' is none of {', '.join(RULES)}")
         if rule == "false-alarm":
             if not 0 <= false_alarm_rate < 1:
-                raise MvfaError(f"false-alarm rate must lie in [0, 1), got {false_alarm_rate}")
+                raise MvfaError(f"false-alarm rate: must lie in [0, 1), got {false_alarm_rate}")
             return self._at_rate(false_alarm_rate)
         if not (len(self.normal) and len(self.abnormal)):
             return None

@@ -66,6 +66,8 @@ def main(
     if not source.is_file():
         sys.exit(f"{source}: notebook is missing; restore it from the repository")
     os.environ.setdefault("PYTHONHASHSEED", "0")
+    # threads that spin while they wait cost a factor of five as soon as something else runs on the machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / "executed.ipynb"

@@ -321,7 +321,7 @@ def test_a_wrong_value_in_params_yaml(project, tmp_path, key, value):
     write_params(folder, params)
     message = None
     for command in (("manifest", "Brain"), ("export", folder / "runs/Brain/few-2-sound")):
-        options = ("--params", folder / "params.yaml", "--output", folder / "made")
+        options = ("--params", folder / "params.yaml", "--output", folder / f"made-by-{command[0]}")
         done = CliRunner().invoke(app, [str(a) for a in (*command, *options)])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         if done.exit_code:
@@ -331,7 +331,7 @@ def test_a_wrong_value_in_params_yaml(project, tmp_path, key, value):
         assert key == "few_shot.shots" and value == [99], "accepted"
         return
     assert message.startswith("error: ") and "Traceback" not in done.output
-    assert not (folder / "made" / "test").exists() and not leftovers(folder / "runs")
+    assert not (folder / f"made-by-{command[0]}").exists() and not leftovers(folder / "runs")
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ from mvfa_core.demo import flaws, scenes
 from mvfa_core.demo.pretrain import (
     CONFIG,
     Recipe,
-    build_model,
-    encode_images,
     measure,
     schedule,
     train,
     write_weights,
 )
+from mvfa_core.demo.small_clip import build_model, encode_images
 from mvfa_core.demo.views import (
     HELD_OUT,
     draw_batch,

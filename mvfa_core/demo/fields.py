@@ -1,5 +1,7 @@
 """Brushes for the generic pictures: smooth noise, soft edges, lines. All fields are (96, 96)."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +52,7 @@ def walk(start: Field, heading: float, strides: int, stride: float, turn: float,
 
 def line(points: Field, width: float) -> Field:
     """Positive within half a `width` of the polyline through `points` (P, 2)."""
-    return width / 2 - np.min([segment_distance(a, b) for a, b in zip(points, points[1:])], axis=0)
+    return width / 2 - np.min([segment_distance(a, b) for a, b in pairwise(points)], axis=0)
 
 
 def branches(rng: Rng) -> Field:

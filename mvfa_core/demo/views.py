@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mvfa_core.demo import fields, flaws, scenes
+from mvfa_core.demo import fields, flaws, scenes, textures
 from mvfa_core.prompts import ABNORMAL_STATES, NORMAL_STATES, TEMPLATES
 
 HELD_OUT = 10_000_000  # scenes from this index on are never trained on
@@ -80,7 +80,7 @@ def training_pool(seed: int, count: int, scratch: Path, workers: int = 2) -> Poo
 
     The file name holds a digest of seed, count and the drawing code: a pool of other code is never used.
     """
-    code = "".join(inspect.getsource(module) for module in (fields, flaws, scenes))
+    code = "".join(inspect.getsource(module) for module in (fields, flaws, scenes, textures))
     digest = hashlib.sha256(f"{seed} {count} {code}".encode()).hexdigest()[:12]
     finished = scratch / f"pool-{digest}"
     if not finished.exists():
