@@ -8,34 +8,27 @@ What is done is kept in `OUT/.journal.jsonl`, a line a file, until the tables ar
 goes on behind it, and ends with the same bytes as a run that nobody disturbed.
 """
 
-import csv
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from mvfa_core.detector import Detector
 from mvfa_core.errors import MvfaError
 from mvfa_core.formats import ImageFile, Window, is_image_name, open_image, printable
 from mvfa_core.journal import Journal, OutputError, write_output
 from mvfa_core.overlays import map_png, overlay_png, resize_map
+from mvfa_core.result_tables import FIELDS, write_tables
 from mvfa_core.writing import require_writable
 
-FIELDS = (
-    "image",
-    "frame",
-    "score",
-    "threshold",
-    "decision",
-    "percentile",
-    "map",
-    "overlay",
-    "note",
-)
-NOTICE = "Research use only. Not a medical device."
+# what decoders warn of is muted by Python's list of filters, which threads share
+_DECODING = Lock()
 
 
 @dataclass(frozen=True)
@@ -110,6 +103,7 @@ def predict_files(
     window: Window | None = None,
     axis: int = 2,
     pictures: bool = True,
+    workers: int = 1,
     progress: Callable[[Iterable[Found]], Iterable[Found]] = lambda items: items,
 ) -> Summary:
     """Judge every file and write the results into `output`; a bad file is listed and the others are done.
@@ -121,6 +115,7 @@ def predict_files(
         window: in place of the detector's, for files of more than 8 bits.
         axis: along which NIfTI volumes are cut.
         pictures: write maps and overlays, not only the tables.
+        workers: files at once; each is judged for itself, so that nothing but the time depends on it.
         progress: wraps the files, as tqdm does.
 
     Raises:
@@ -130,30 +125,67 @@ def predict_files(
     require_writable(output)
     window = window or detector.window
     journal = Journal(output / ".journal.jsonl", _signature(detector, window, axis, pictures))
-    summary, names = Summary(bad=[]), []
-    for item in progress(images):
+
+    def work(item: Found) -> Outcome:
         try:
             content = _digest(item)
             rows = journal.rows_of(item.name, content)
             if rows is not None and all(_exists(output, row) for row in rows):
-                summary.kept += 1
-            else:
+                return Outcome(item.name, content, rows, kept=True)
+            with _DECODING:
                 file = open_image(item.path, window, axis, item.name)
-                with _all_or_nothing() as written:
-                    rows = _judge_file(detector, file, item.name, output if pictures else None, written)
-                journal.append(item.name, content, rows)
+            with _all_or_nothing() as written:
+                rows = _judge_file(detector, file, item.name, output if pictures else None, written)
+            return Outcome(item.name, content, rows)
+        except OutputError:
+            raise
         except MvfaError as error:
-            if isinstance(error, OutputError):
-                raise
-            summary.bad.append(str(error))
+            return Outcome(item.name, problem=str(error))
+
+    summary, names = Summary(bad=[]), []
+    for outcome in _in_order(work, progress(images), workers):
+        if outcome.problem is not None:
+            summary.bad.append(outcome.problem)
             continue
+        if not outcome.kept:
+            journal.append(outcome.name, outcome.content, outcome.rows)
         summary.done += 1
-        summary.pictures += len(rows)
-        summary.abnormal += sum(row["decision"] == "abnormal" for row in rows)
-        names.append(item.name)
-    _write_tables(output, detector, journal, names, summary.bad)
+        summary.kept += outcome.kept
+        summary.pictures += len(outcome.rows)
+        summary.abnormal += sum(row["decision"] == "abnormal" for row in outcome.rows)
+        names.append(outcome.name)
+    write_tables(output, detector, names, journal.rows, summary.bad)
     journal.remove()
     return summary
+
+
+@dataclass
+class Outcome:
+    """Of one file: its rows, or the problem. kept: from an earlier run."""
+
+    name: str
+    content: str = ""
+    rows: list[dict] = field(default_factory=list)
+    kept: bool = False
+    problem: str | None = None
+
+
+def _in_order(work: Callable[[Found], Outcome], items: Iterable[Found], workers: int) -> Iterator[Outcome]:
+    """`work` on every item by several threads, a few items ahead of the one whose turn it is."""
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Outcome]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _digest(item: Found) -> str:
@@ -218,7 +250,8 @@ def _judge_file(
     threshold, rows, maps, loudest = detector.threshold, [], [], None
     stem = _shortened(name)
     for index in range(file.frames):
-        picture = file.frame(index)
+        with _DECODING:
+            picture = file.frame(index)
         score, anomaly_map = detector.judge_picture(picture)
         percentile = detector.reference.percentile(score)
         row = dict.fromkeys(FIELDS, "") | {
@@ -262,54 +295,3 @@ def _shortened(name: str) -> str:
         digest = hashlib.sha256(os.fsencode(last)).hexdigest()[:12]
         last = os.fsencode(last)[:150].decode("utf-8", "ignore") + "-" + digest
     return f"{folder}/{last}" if folder else last
-
-
-# --- tables ---------------------------------------------------------------------------------------------
-
-
-def _write_tables(
-    output: Path, detector: Detector, journal: Journal, names: list[str], bad: list[str]
-) -> None:
-    """Both tables, row by row beside their places, then put there."""
-    head = {
-        "notice": NOTICE,
-        "detector": {key: detector.about.get(key) for key in ("dataset", "method", "organ")},
-        "rule": detector.rule,
-        "threshold": detector.threshold,
-        "map_range": list(detector.scale.span),
-        "failed": bad,
-    }
-    if detector.rule == "false-alarm":
-        head["false_alarm_rate"] = detector.false_alarm_rate
-
-    def rows() -> Iterator[dict]:
-        return (row for name in names for row in journal.rows(name))
-
-    def as_csv(file) -> None:
-        table = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        table.writeheader()
-        for row in rows():
-            table.writerow({key: _harmless(value) for key, value in row.items()})
-
-    def as_json(file) -> None:
-        file.write(json.dumps(head, indent=1)[:-2] + ',\n "images": [')
-        for number, row in enumerate(rows()):
-            filled = {key: value for key, value in row.items() if value != ""}
-            file.write(("," if number else "") + "\n  " + json.dumps(filled))
-        file.write("\n ]\n}\n")
-
-    for name, write in (("results.csv", as_csv), ("results.json", as_json)):
-        part = output / f"{name}.part"
-        try:
-            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                write(file)
-            os.replace(part, output / name)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            raise OutputError(f"{output / name}: cannot be written ({error.strerror}); make room") from None
-
-
-def _harmless(value):
-    """A name that a spreadsheet would take for a formula gets the folder it lies in."""
-    return f"./{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

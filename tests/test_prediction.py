@@ -219,3 +219,12 @@ def test_runs_and_export(project, tmp_path):
     assert Detector.load(tmp_path / "d.safetensors").rule == "youden"
     assert run("runs", tmp_path / "none").exit_code == 1
     assert run("export", tmp_path, "--params", project / "params.yaml").exit_code == 1
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_several_files_at_once_give_the_same_bytes(detector, folder, tmp_path, workers):
+    (folder / "003.png").write_bytes(b"")
+    images = find_images(folder)
+    predict_files(detector, images, tmp_path / "one")
+    done = predict_files(detector, images, tmp_path / "many", workers=workers)
+    assert done.done == 5 and len(done.bad) == 1 and content(tmp_path / "many") == content(tmp_path / "one")
