@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,3 +129,69 @@ def test_the_commands_themselves(project, tmp_path):
 
 
 # --- the pipeline ---------------------------------------------------------------------------------------
+
+
+def small_pipeline(folder: Path) -> Path:
+    """The pipeline's own files with two small data sets and a small backbone."""
+    from conftest import NAMES, small_params, write_backbone, write_dataset, write_params
+
+    folder.mkdir()
+    for name in ("mvfa_core", "notebooks"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough")
+        )
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    write_backbone(folder)
+    params = {"project": "."} | small_params()
+    params["few_shot"]["draws"] = 1
+    params["datasets"] = {name: params["datasets"][name] for name in ("Brain", "Chest")}
+    for seed, name in enumerate(params["datasets"]):
+        write_dataset(folder / "data" / f"{name}_AD", NAMES[name], seed=seed)
+    write_params(folder, params)
+    environment = pipeline_environment(folder)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return folder
+
+
+def pipeline_environment(folder: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"DVC_NO_ANALYTICS": "1", "DVC_TEST": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    return os.environ | quiet | {"PATH": path}
+
+
+def repro(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=folder,
+        env=pipeline_environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_dvc_repro(tmp_path):
+    undisturbed = small_pipeline(tmp_path / "whole")
+    start = time.perf_counter()
+    process = repro(undisturbed)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-3000:]
+    duration = time.perf_counter() - start
+    folder, rng, hits = small_pipeline(tmp_path / "killed"), random.Random(4), 0
+    for _ in range(20):
+        process = repro(folder)
+        time.sleep(rng.uniform(1, duration / 4))
+        if process.poll() is None:
+            # DVC, papermill and the kernel alike
+            os.killpg(process.pid, signal.SIGKILL)
+            hits += 1
+        process.communicate()
+    process = repro(folder)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-3000:]
+    assert hits >= 5
+    assert content(folder / "results") == content(undisturbed / "results")
