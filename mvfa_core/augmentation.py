@@ -11,6 +11,15 @@ TRANSLATIONS = ((0.1, 0.1), (-0.1, 0.1), (-0.1, -0.1), (0.1, -0.1))
 FOLDS = 1 + len(ROTATIONS_DEGREES) + len(TRANSLATIONS) + 2
 
 
+def views_of(image: int, images: int) -> list[int]:
+    """Rows of an augmented batch of `images` that show `image`.
+
+    >>> views_of(1, 4)[:3]
+    [1, 5, 9]
+    """
+    return list(range(image, FOLDS * images, images))
+
+
 def _warp(images: Tensor, matrix: list[list[float]]) -> Tensor:
     theta = torch.tensor(matrix, dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

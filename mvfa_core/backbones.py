@@ -133,7 +133,7 @@ def _configuration(settings: BackboneSettings) -> tuple[dict, dict]:
         return _read_configuration(Path(name))
     if name.startswith(HUB):
         repository = name.removeprefix(HUB)
-        path = _fetch(name, lambda: download_pretrained_from_hf(repository, "open_clip_config.json"))
+        path = fetch(name, lambda: download_pretrained_from_hf(repository, "open_clip_config.json"))
         return _read_configuration(Path(path))
     known = name.replace("/", "-")
     config = open_clip.get_model_config(known)
@@ -218,18 +218,23 @@ def _weight_file(settings: BackboneSettings) -> tuple[Path, dict]:
     """The weights as a local file, and what `open_clip` knows about their preprocessing."""
     name, model = settings.weights, settings.model.replace("/", "-")
     if name.startswith(HUB):
-        return Path(_fetch(name, lambda: download_pretrained_from_hf(name.removeprefix(HUB)))), {}
+        return Path(fetch(name, lambda: download_pretrained_from_hf(name.removeprefix(HUB)))), {}
     tag = {} if _is_file(settings.model) else get_pretrained_cfg(model, name)
     if Path(name).is_file() or not tag:
         tags = [] if _is_file(settings.model) else list_pretrained_tags_by_model(model)
         if not Path(name).exists() and tags and not Path(name).suffix:
             raise MvfaError(f"backbone.weights: '{name}' is no file and no tag of {model}: {', '.join(tags)}")
         return Path(name), {}
-    path = _fetch(f"{model}/{name}", lambda: download_pretrained(tag))
+    path = fetch(f"{model}/{name}", lambda: download_pretrained(tag))
     return Path(path), {key: tag[key] for key in ("mean", "std") if tag.get(key)}
 
 
-def _fetch(name: str, download: Callable[[], str]) -> str:
+def fetch(name: str, download: Callable[[], str]) -> str:
+    """What `download` brings; `name` is what errors call it.
+
+    Raises:
+        MvfaError: the download fails, or there is no place to download it from.
+    """
     try:
         path = download()
     # the libraries below raise their own network errors, those of requests and plain OSErrors
@@ -248,9 +253,9 @@ def _tokenizer(settings: BackboneSettings, config: dict) -> Tokenizer:
     if settings.model.startswith(HUB):
         name = settings.model
     if not _is_file(settings.model):
-        return _fetch(f"tokenizer of {settings.model}", lambda: open_clip.get_tokenizer(name))
+        return fetch(f"tokenizer of {settings.model}", lambda: open_clip.get_tokenizer(name))
     if text.get("hf_tokenizer_name"):
-        return _fetch(
+        return fetch(
             f"tokenizer {text['hf_tokenizer_name']}",
             lambda: open_clip.tokenizer.HFTokenizer(
                 text["hf_tokenizer_name"],

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mvfa_core.adapters import LevelTokens
 from mvfa_core.backbones import Backbone
+from mvfa_core.devices import gradient_scaler
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, few_shot_verdict
 from mvfa_core.plain import PlainPass, Support, plain_passes
@@ -97,6 +98,7 @@ def train_projectors(support: Support) -> Projectors:
         batch_size=few.batch_size,
         seed=seed,
         autocast=experiment.autocast,
+        scaler=gradient_scaler(experiment.settings.dtype, experiment.device),
     ):
         pass
     return projectors

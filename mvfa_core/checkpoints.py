@@ -4,9 +4,9 @@ Ours names tensors `seg_adapters.0.fc1.0.weight`, ...; theirs is `torch.save` of
 `{'seg_adapters': {'0.fc1.0.weight': ...}, 'det_adapters': ...}`.
 """
 
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from mvfa_core.adapters import Adapters
 from mvfa_core.errors import MvfaError
 from mvfa_core.weights import fill, read_file
+from mvfa_core.writing import write_whole
 
 BRANCHES = ("seg_adapters", "det_adapters")
 
@@ -59,7 +60,7 @@ def save_adapters(path: str | Path, adapters: Adapters, metadata: dict[str, str]
         MvfaError: the folder cannot be written to.
     """
     data = canonical(safetensors.torch.save(_on_cpu(adapters.state_dict()), metadata))
-    _write(Path(path), lambda part: part.write_bytes(data))
+    write_whole(path, data)
 
 
 def save_authors_format(path: str | Path, adapters: Adapters) -> None:
@@ -69,7 +70,9 @@ def save_authors_format(path: str | Path, adapters: Adapters) -> None:
         MvfaError: the folder cannot be written to.
     """
     states = {branch: _on_cpu(getattr(adapters, branch).state_dict()) for branch in BRANCHES}
-    _write(Path(path), lambda part: torch.save(states, part))
+    buffer = io.BytesIO()
+    torch.save(states, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def canonical(data: bytes) -> bytes:
@@ -83,16 +86,3 @@ def canonical(data: bytes) -> bytes:
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink()
-        reason = getattr(error, "strerror", None) or "the folder is not writable"
-        raise MvfaError(f"{path}: cannot be written ({reason}); choose another folder") from None

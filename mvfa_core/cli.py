@@ -51,11 +51,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps subcommands subcommands however few there are."""
-
-
 commands.register(app)
 
 
@@ -67,8 +62,8 @@ def manifest(
 ) -> None:
     """Read every file of a data set once and write what was found."""
     from mvfa_core.datasets import ImageDataset
-    from mvfa_core.runs import write_text
     from mvfa_core.settings import load_settings
+    from mvfa_core.writing import write_text
 
     entry = load_settings(params).dataset(dataset)
     opened = ImageDataset(dataset, entry, params.resolve().parent)
@@ -80,7 +75,7 @@ def manifest(
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option(help="folder of the results")] = Path("results"),
+    results: Annotated[Path, RESULTS] = Path("results"),
 ) -> None:
     """Render the results as a static site in RESULTS/report."""
     from mvfa_core.site import build_site

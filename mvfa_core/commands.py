@@ -27,7 +27,7 @@ def check_data(
     from tqdm import tqdm
 
     from mvfa_core.data_check import check_data_set, count_images, describe, find_data_sets
-    from mvfa_core.writing import write_whole
+    from mvfa_core.writing import write_text
 
     found = {}
     for name, root in find_data_sets(path).items():
@@ -36,7 +36,7 @@ def check_data(
         typer.echo("\n".join(describe(found[name])))
     if json_file is not None:
         records = {name: findings.record() for name, findings in found.items()}
-        write_whole(json_file, (json.dumps(records, indent=1, sort_keys=True) + "\n").encode())
+        write_text(json_file, json.dumps(records, indent=1, sort_keys=True) + "\n")
     wrong = [name for name, findings in found.items() if findings.problems or (strict and findings.notes)]
     if wrong:
         sys.exit(f"problems in {', '.join(wrong)}")

@@ -48,13 +48,7 @@ class ConvTower(OpenClipBackbone):
 class ResNetTower(ConvTower):
     """`open_clip`'s `ModifiedResNet` (OpenAI's RN50 to RN50x64), pooled by attention."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        normalise: tuple[Sequence[float], Sequence[float]] | None = None,
-    ):
-        super().__init__(model, tokenizer, normalise)
+    def measure(self, model: nn.Module) -> None:
         self.depth = len(self.stages)
         self.widths = tuple(stage[-1].conv3.out_channels for stage in self.stages)
         self.stride = 32
@@ -88,13 +82,7 @@ class ResNetTower(ConvTower):
 class TimmStages(ConvTower):
     """A staged network of `timm` in `open_clip`'s wrapper: ConvNeXt, and FastViT (MobileCLIP)."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        normalise: tuple[Sequence[float], Sequence[float]] | None = None,
-    ):
-        super().__init__(model, tokenizer, normalise)
+    def measure(self, model: nn.Module) -> None:
         self.depth = len(self.stages)
         self.widths = tuple(stage["num_chs"] for stage in model.visual.trunk.feature_info)
         self.stride = model.visual.trunk.feature_info[-1]["reduction"]

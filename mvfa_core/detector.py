@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvfa_core.adapters import Adapters, ResidualWeights
+from mvfa_core.augmentation import views_of
 from mvfa_core.backbones import Backbone
 from mvfa_core.devices import on_device, pick_device
 from mvfa_core.errors import MvfaError
@@ -24,7 +25,6 @@ from mvfa_core.judging import Banks, FusionRanges, Judge, few_shot_verdict, zero
 from mvfa_core.memory import MemoryBank
 from mvfa_core.overlays import MapScale
 from mvfa_core.reference import RULES, Reference
-from mvfa_core.scoring import Range
 from mvfa_core.weights import fill
 
 if TYPE_CHECKING:
@@ -229,11 +229,7 @@ class Detector:
         )
         support = run.support or {"normal": [], "abnormal": []}
         if not zero_shot:
-            missing = [n for n in support["normal"] if n not in known]
-            if missing:
-                raise MvfaError(f"{name}: support image {missing[0]} is gone; train the run again")
-            tokens = experiment.support_tokens(name, [known[n] for n in support["normal"]])[0]
-            banks = judge.banks(tokens)
+            banks = judge.banks(experiment.memory_tokens(run))
             # the other branch's memory is never asked
             detector.banks = (
                 Banks(banks.seg, MemoryBank([])) if entry.masks else Banks(MemoryBank([]), banks.det)
@@ -261,8 +257,7 @@ class Detector:
             judge = self
             if self.banks is not None and record.name in remembered and len(remembered) > 1:
                 banks = self.banks.seg if self.judge.masks else self.banks.det
-                views = range(remembered.index(record.name), len(banks), len(remembered))
-                others = banks.without(views)
+                others = banks.without(views_of(remembered.index(record.name), len(remembered)))
                 judge = replace(self, banks=Banks(others, others))
             score, anomaly_map = judge._judge(experiment.load(name, [record]).images)
             scores[record.label].append(score)
@@ -359,9 +354,9 @@ class Detector:
                 about["masks"],
                 batch_size=1,
             )
-            ranges, banks = about["ranges"], None
+            ranges = banks = None
             if not about["zero_shot"]:
-                ranges = FusionRanges(**{name: Range(**value) for name, value in ranges.items()})
+                ranges = FusionRanges.from_record(about["ranges"])
                 bank = MemoryBank([])
                 # unit vectors already: normalising once more would move their last bits
                 bank.levels = [tensors[f"bank.{n}"].to(device) for n in range(len(about["levels"]))]

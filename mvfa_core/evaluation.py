@@ -1,9 +1,9 @@
 """Verdicts on one data set's test split -> figures of merit with intervals, and what the report needs."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,11 @@ import pandas as pd
 from mvfa_core.errors import MvfaError
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.judging import Verdict
+from mvfa_core.methods import group_of, is_mvfa
 from mvfa_core.metrics import image_metrics, pixel_metrics
-from mvfa_core.runs import Run, write_text
-from mvfa_core.uncertainty import image_auroc_samples, pixel_auroc_samples
-
-LEVEL = (2.5, 97.5)
-
-
-def group_of(method: str) -> str:
-    """The method without its support draw: `4-shot/sound/2` -> `4-shot/sound`."""
-    return "/".join(method.split("/")[:2])
+from mvfa_core.runs import Run
+from mvfa_core.uncertainty import bootstrap_interval, image_auroc_samples, pixel_auroc_samples, spread
+from mvfa_core.writing import write_text, write_through
 
 
 @dataclass
@@ -87,12 +82,8 @@ class Evaluation:
             results / "scores" / f"{self.dataset}.csv",
             self.scores.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
         )
-        bulk.mkdir(parents=True, exist_ok=True)
         for file, arrays in (("samples.npz", self.samples), ("gallery.npz", self.gallery)):
-            part = bulk / (file + ".part")
-            with part.open("wb") as handle:
-                np.savez_compressed(handle, **{key.replace("/", "|"): value for key, value in arrays.items()})
-            os.replace(part, bulk / file)
+            write_through(bulk / file, partial(_savez, arrays))
 
     @classmethod
     def load(cls, dataset: str, results: str | Path, bulk: str | Path) -> "Evaluation":
@@ -119,6 +110,12 @@ class Evaluation:
         return cls(dataset, metrics, scores, *arrays, provenance)
 
 
+def _savez(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    # an open file keeps NumPy from putting an ending behind the name
+    with path.open("wb") as handle:
+        np.savez_compressed(handle, **{key.replace("/", "|"): value for key, value in arrays.items()})
+
+
 def _measure(members: list[Verdict], labels, masks, resamples: int, seed: int):
     """Metrics of one method group, averaged over its draws, and bootstrap samples of its AUROCs."""
     each, image_samples, pixel_samples = [], [], []
@@ -141,12 +138,11 @@ def _measure(members: list[Verdict], labels, masks, resamples: int, seed: int):
         if found and result[metric] is not None:
             # the same images are drawn for every support draw, so the mean keeps their correlation
             samples[metric] = np.mean(found, axis=0).astype(np.float32)
-            result[f"{metric}_low"], result[f"{metric}_high"] = map(
-                float, np.percentile(samples[metric], LEVEL)
-            )
+            interval = bootstrap_interval(samples[metric])
+            result[f"{metric}_low"], result[f"{metric}_high"] = interval.low, interval.high
             if len(members) > 1:
-                result[f"{metric}_std"] = float(column.std(ddof=1))
-                result[f"{metric}_min"], result[f"{metric}_max"] = float(column.min()), float(column.max())
+                over = spread(column)
+                result |= {f"{metric}_{key}": getattr(over, key) for key in ("std", "min", "max")}
     result["draws"] = len(members)
     return result, samples
 
@@ -165,7 +161,7 @@ def _gallery(test: TestSet, verdicts: Mapping[str, Verdict], count: int) -> dict
     normal image downwards.
     """
     shown = [method for method, verdict in verdicts.items() if verdict.maps is not None]
-    judge = verdicts[next((m for m in shown if "-shot" in m and not m.startswith("zero")), shown[-1])]
+    judge = verdicts[next((m for m in shown if is_mvfa(m) and not m.startswith("zero")), shown[-1])]
     labels, scores = test.batch.labels.numpy(), judge.scores.numpy()
     abnormal = round(count * 2 / 3)
     rows = []

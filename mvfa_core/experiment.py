@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mvfa_core.adapters import Adapters, ResidualWeights
-from mvfa_core.augmentation import FOLDS, augment
-from mvfa_core.backbones import Backbone, load_backbone, resolve_levels
+from mvfa_core.augmentation import FOLDS, augment, views_of
+from mvfa_core.backbones import HUB, Backbone, load_backbone, resolve_levels
 from mvfa_core.datasets import ImageBatch, ImageDataset, ImageRecord, content_hash
 from mvfa_core.devices import DTYPES, gradient_scaler, on_device, pick_autocast, pick_device
 from mvfa_core.errors import MvfaError
@@ -28,11 +28,12 @@ from mvfa_core.judging import (
     few_shot_verdict,
     zero_shot_verdict,
 )
+from mvfa_core.methods import run_folder
 from mvfa_core.metrics import auroc
 from mvfa_core.pixel_ranking import PixelRanking
 from mvfa_core.prompts import text_features
 from mvfa_core.protocols import PROTOCOLS, Protocol
-from mvfa_core.runs import Run, run_folder
+from mvfa_core.runs import Run
 from mvfa_core.settings import Settings, load_settings
 from mvfa_core.support import SupportSet, draw_support, read_support
 from mvfa_core.training import TrainingPart, fit
@@ -78,9 +79,7 @@ class Experiment:
 
     def _local(self, name: str | None) -> str | None:
         """Files are given relative to the parameter file; open_clip names and tags stay as they are."""
-        if name is None:
-            return None
-        if name.startswith("hf-hub:"):
+        if name is None or name.startswith(HUB):
             return name
         path = self.base / name
         return str(path) if path.exists() or path.suffix else name
@@ -123,12 +122,12 @@ class Experiment:
             rows.append(found.to(DTYPES[self.settings.dtype]).cpu())
         return torch.cat(rows)
 
-    def judge(self, name: str, adapters: Adapters, size: int | None = None) -> Judge:
+    def judge(self, name: str, adapters: Adapters) -> Judge:
         return Judge(
             self.backbone,
             adapters,
             self.text(name),
-            size or self.settings.backbone.image_size,
+            self.settings.backbone.image_size,
             self.settings.dataset(name).masks,
             self.settings.evaluation.batch_size,
             self.autocast,
@@ -213,7 +212,7 @@ class Experiment:
         images = len(normal) // FOLDS
         seen: list[Branches] = [judge.branches(abnormal, banks)]
         for i in range(images):
-            views = list(range(i, len(normal), images))
+            views = views_of(i, images)
             seen.append(judge.branches(normal[views], banks.without(views) if images > 1 else banks))
         merged = {key: torch.cat([getattr(b, key) for b in seen]) for key in vars(seen[0])}
         return FusionRanges.of(Branches(**merged))
@@ -352,16 +351,23 @@ class Experiment:
             result[run.method] = self.verdict(name, run, test)
         return result
 
+    def memory_tokens(self, run: Run) -> Tensor:
+        """Prefix tokens of the augmented normal support images that `run` remembers.
+
+        Raises:
+            MvfaError: one of them is gone.
+        """
+        known = {record.name: record for record in self.dataset(run.dataset).records("valid")}
+        missing = [name for name in run.support["normal"] if name not in known]
+        if missing:
+            raise MvfaError(f"{run.dataset}: support image {missing[0]} is gone; train the run again")
+        return self.support_tokens(run.dataset, [known[name] for name in run.support["normal"]])[0]
+
     def verdict(self, name: str, run: Run, test: TestSet) -> Verdict:
         judge = self.judge(name, run.adapters)
         if not run.shots:
             return zero_shot_verdict(judge.branches(test.tokens, zero_shot=True))
-        known = {record.name: record for record in self.dataset(name).records("valid")}
-        try:
-            normal = [known[n] for n in run.support["normal"]]
-        except KeyError as error:
-            raise MvfaError(f"{name}: support image {error.args[0]} is gone; train the run again") from None
-        branches = judge.branches(test.tokens, judge.banks(self.support_tokens(name, normal)[0]))
+        branches = judge.branches(test.tokens, judge.banks(self.memory_tokens(run)))
         on_test = PROTOCOLS[run.protocol].normalisation == "test"
         ranges = FusionRanges.of(branches) if on_test else run.ranges
         return few_shot_verdict(branches, ranges, judge.masks, self.settings.method.memory_weight)

@@ -20,7 +20,7 @@ from mvfa_core.checkpoints import canonical
 from mvfa_core.errors import MvfaError
 from mvfa_core.settings import BackboneSettings
 from mvfa_core.weights import fill, read_file
-from mvfa_core.writing import write_whole
+from mvfa_core.writing import write_text, write_whole
 
 LAYOUT = "1"
 # the demo's backbone travels along; CLIP ViT-L/14 with its 1.7 GB does not
@@ -116,7 +116,7 @@ def restore_backbone(
         if part["config"] is not None:
             # the one door to backbones takes a file
             model = str(Path(scratch) / "backbone.json")
-            write_whole(model, json.dumps(part["config"]).encode())
+            write_text(model, json.dumps(part["config"]))
         given = None if weights is None else str(weights)
         settings = BackboneSettings(model=model, weights=given, **{key: part[key] for key in keys})
         backbone = load_backbone(settings, device)

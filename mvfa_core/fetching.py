@@ -2,13 +2,16 @@
 
 import difflib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import open_clip
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
+from mvfa_core.backbones import fetch
 from mvfa_core.errors import MvfaError
 from mvfa_core.weights import read_weights
+from mvfa_core.writing import write_through
 
 
 def fetch_weights(model: str, tag: str, file: str | Path) -> tuple[int, str]:
@@ -32,24 +35,7 @@ def fetch_weights(model: str, tag: str, file: str | Path) -> tuple[int, str]:
     tags = list_pretrained_tags_by_model(name)
     if tag not in tags:
         raise MvfaError(f"'{tag}' is no tag of {name}; it has {', '.join(tags) or 'none'}")
-    try:
-        fetched = download_pretrained(get_pretrained_cfg(name, tag))
-    # the libraries below raise their own network errors, those of requests and plain OSErrors
-    except Exception as error:
-        raise MvfaError(
-            f"{name}/{tag}: could not be downloaded ({type(error).__name__}); go online or copy the file"
-        ) from None
-    if not fetched:
-        raise MvfaError(f"{name}/{tag}: open_clip knows no place to download it from; copy the file")
+    fetched = fetch(f"{name}/{tag}", lambda: download_pretrained(get_pretrained_cfg(name, tag)))
     tensors, kind = read_weights(fetched)
-    part = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(fetched, part)
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise MvfaError(
-            f"{file}: cannot be written ({error.strerror}); make room or choose another place"
-        ) from None
+    write_through(file, partial(shutil.copyfile, fetched))
     return len(tensors), kind

@@ -10,7 +10,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from mvfa_core.evaluation import Evaluation, group_of
+from mvfa_core.evaluation import Evaluation
+from mvfa_core.methods import group_of, several_protocols
 from mvfa_core.report import MEAN, METRIC_NAMES, groups_of, method_label
 
 # Okabe and Ito's palette
@@ -37,14 +38,10 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> None:
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
-def _several(groups: Sequence[str]) -> bool:
-    return len({g.split("/")[1] for g in groups if "/" in g}) > 1
-
-
 def interval_figure(table: pd.DataFrame, metric: str) -> Figure:
     """Every method's AUROC with its 95 % interval, a block a data set."""
     datasets, groups = list(table["dataset"].unique()), list(table["method"].unique())
-    several = _several(groups)
+    several = several_protocols(groups)
     step = 0.8 / len(groups)
     figure = Figure(figsize=(8, 0.9 + 0.16 * len(datasets) * (len(groups) + 1)), layout="constrained")
     axis = figure.subplots()
@@ -121,7 +118,7 @@ def roc_figure(evaluations: Sequence[Evaluation]) -> Figure:
                 color=colour_of(group, groups),
                 linestyle="--" if group.endswith("/paper") else "-",
                 linewidth=1.6,
-                label=method_label(group, _several(groups)),
+                label=method_label(group, several_protocols(groups)),
             )
         axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle=":")
         axis.set_title(evaluation.dataset.replace("_", " "), fontsize=11)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mvfa_core.errors import MvfaError
@@ -13,11 +14,18 @@ class OutputError(MvfaError):
     """Nothing more can be written: going on to the next image would not help."""
 
 
-def write_output(path: Path, data: bytes) -> None:
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """What cannot be written in here ends the run."""
     try:
-        write_whole(path, data)
+        yield
     except MvfaError as error:
         raise OutputError(str(error)) from None
+
+
+def write_output(path: Path, data: bytes) -> None:
+    with output_errors():
+        write_whole(path, data)
 
 
 class Journal:

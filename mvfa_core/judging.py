@@ -50,6 +50,11 @@ class FusionRanges:
     def of(cls, branches: Branches) -> "FusionRanges":
         return cls(*(Range.of(getattr(branches, name)) for name in cls.__dataclass_fields__))
 
+    @classmethod
+    def from_record(cls, record: dict[str, dict[str, float]]) -> "FusionRanges":
+        """From what `dataclasses.asdict` made of them."""
+        return cls(**{name: Range(**value) for name, value in record.items()})
+
 
 @dataclass(frozen=True)
 class Banks:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from mvfa_core.errors import MvfaError
+from mvfa_core.methods import group_of, method_name
 
 if TYPE_CHECKING:
     from mvfa_core.detector import Detector
@@ -47,10 +48,8 @@ def list_runs(runs: str | Path, results: str | Path) -> Iterator[Listed]:
         )
     for file in found:
         record = read_run(file.parent)
-        setting = f"{record['shots']}-shot" if record["shots"] else "zero-shot"
-        group = f"{setting}/{record['protocol']}"
-        method = f"{group}/{record['draw']}" if record["shots"] else group
-        figures = figures_of(results, record["dataset"], group)
+        method = method_name(record["shots"], record.get("origin") or record["protocol"], record["draw"])
+        figures = figures_of(results, record["dataset"], group_of(method))
         yield Listed(file.parent, record["dataset"], method, record["epoch"], figures)
 
 
@@ -133,6 +132,5 @@ def detector_of(
     settings.dataset(record["dataset"])
     experiment = Experiment(settings, Path(params).resolve().parent, say=lambda line: None)
     loaded = Run.load(folder, experiment.fresh_adapters())
-    group = "/".join(loaded.method.split("/")[:2])
-    figures = figures_of(results, loaded.dataset, group)
+    figures = figures_of(results, loaded.dataset, group_of(loaded.method))
     return Detector.from_run(experiment, loaded, rule, false_alarm_rate, figures)

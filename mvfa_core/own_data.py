@@ -13,7 +13,7 @@ from mvfa_core.errors import MvfaError
 from mvfa_core.formats import Window, read_mask
 from mvfa_core.settings import DatasetEntry, Settings, load_settings
 from mvfa_core.tables import read_table, safe_path
-from mvfa_core.writing import write_whole
+from mvfa_core.writing import write_text
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # folders and rows of the results that a data set's own would collide with
@@ -63,7 +63,7 @@ def add_dataset(
         masks = _has_masks(root, table)
     entry = DatasetEntry(root=_shortest(root, base), organ=organ, masks=masks, table=table, window=window)
     counts = _check(ImageDataset(name, entry, base), settings, progress)
-    write_whole(params, with_entry(params, name, entry).encode("utf-8"))
+    write_text(params, with_entry(params, name, entry))
     return entry, counts
 
 

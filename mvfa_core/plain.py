@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mvfa_core.augmentation import FOLDS
+from mvfa_core.augmentation import FOLDS, views_of
 from mvfa_core.backbones import Backbone
+from mvfa_core.devices import on_device
 from mvfa_core.experiment import Experiment
 from mvfa_core.memory import MemoryBank, memory_maps
 
@@ -60,9 +61,9 @@ def plain_passes(experiment: Experiment, tokens: Tensor, images: Tensor | None =
     """One `PlainPass` a batch, on the experiment's device; `images` are uint8."""
     size = experiment.settings.evaluation.batch_size
     for start in range(0, len(tokens), size):
-        rows, shown = tokens[start : start + size].to(experiment.device), None
+        rows, shown = on_device(tokens[start : start + size], experiment.device), None
         if images is not None:
-            shown = images[start : start + size].to(experiment.device).float() / 255
+            shown = on_device(images[start : start + size], experiment.device) / 255
         with experiment.autocast():
             seen = plain_pass(experiment.backbone, experiment.levels, rows, shown)
         yield seen
@@ -123,7 +124,7 @@ class Support:
         found = [self.memory_maps(self.seen.rows(self.rows(1)))]
         images = len(normal) // FOLDS
         for i in range(images):
-            views = list(range(i, len(normal), images))
+            views = views_of(i, images)
             bank = self.bank.without(views) if images > 1 else self.bank
             found.append(self.seen.rows([normal[v] for v in views]).memory_maps(bank, prefix, self.size))
         return torch.cat(found)

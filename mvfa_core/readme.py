@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from mvfa_core.errors import MvfaError
-from mvfa_core.runs import write_text
+from mvfa_core.writing import write_text
 
 MARKER = re.compile(r"(<!-- (?P<name>[a-z_]+): begin -->\n).*?(<!-- (?P=name): end -->)", re.DOTALL)
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mvfa_core.evaluation import LEVEL, Evaluation
-from mvfa_core.runs import write_text
+from mvfa_core.evaluation import Evaluation
+from mvfa_core.methods import is_mvfa, several_protocols
+from mvfa_core.uncertainty import bootstrap_interval
+from mvfa_core.writing import write_text
 
 # Fixed before any result was seen: CLIP's own zero-shot classification for images, and its patch tokens for
 # pixels, where the pooled token has nothing to say. The other reading is always shown beside it.
 BASELINES = {"image_auroc": "clip-pooled", "pixel_auroc": "clip-patch"}
+PLAIN_READINGS = tuple(BASELINES.values())
 METRIC_NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 MEAN = "mean"
 
@@ -30,9 +33,13 @@ def method_label(group: str, several_protocols: bool = False) -> str:
     return f"MVFA {setting}" + (f" ({protocol})" if several_protocols else "")
 
 
+def shared_groups(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Method groups that every data set has, in the order of the first one."""
+    return [group for group in evaluations[0].metrics if all(group in e.metrics for e in evaluations)]
+
+
 def groups_of(evaluations: Sequence[Evaluation]) -> list[str]:
     """Method groups that every data set has, baselines first, zero-shot next, then by shots."""
-    common = [group for group in evaluations[0].metrics if all(group in e.metrics for e in evaluations)]
 
     def rank(group: str):
         setting, _, protocol = group.partition("/")
@@ -44,7 +51,7 @@ def groups_of(evaluations: Sequence[Evaluation]) -> list[str]:
             list(_NAMES).index(group) if group in _NAMES else 0,
         )
 
-    return sorted(common, key=rank)
+    return sorted(shared_groups(evaluations), key=rank)
 
 
 def comparison(evaluations: Sequence[Evaluation], metric: str) -> pd.DataFrame:
@@ -74,14 +81,14 @@ def comparison(evaluations: Sequence[Evaluation], metric: str) -> pd.DataFrame:
                 }
             )
         if values:
-            low, high = np.percentile(np.mean(samples, axis=0), LEVEL)
+            interval = bootstrap_interval(np.mean(samples, axis=0))
             rows.append(
                 {
                     "dataset": MEAN,
                     "method": group,
                     "value": float(np.mean(values)),
-                    "low": low,
-                    "high": high,
+                    "low": interval.low,
+                    "high": interval.high,
                     "std": None,
                     "draws": found["draws"],
                 }
@@ -97,6 +104,11 @@ def difference(evaluations: Sequence[Evaluation], metric: str, group: str, basel
     Both methods' samples were drawn with the same images in the same order, so subtracting them pairs them.
     """
     rows, values, samples = [], [], []
+
+    def row(dataset: str, value: float, drawn: np.ndarray) -> tuple:
+        interval = bootstrap_interval(drawn)
+        return dataset, value, interval.low, interval.high
+
     for evaluation in evaluations:
         a, b = (evaluation.metrics[g].get(metric) for g in (group, baseline))
         if a is None or b is None:
@@ -104,23 +116,33 @@ def difference(evaluations: Sequence[Evaluation], metric: str, group: str, basel
         sample = evaluation.samples[f"{group}:{metric}"] - evaluation.samples[f"{baseline}:{metric}"]
         values.append(a - b)
         samples.append(sample)
-        rows.append((evaluation.dataset, a - b, *np.percentile(sample, LEVEL)))
+        rows.append(row(evaluation.dataset, a - b, sample))
     if values:
-        rows.append((MEAN, float(np.mean(values)), *np.percentile(np.mean(samples, axis=0), LEVEL)))
+        rows.append(row(MEAN, float(np.mean(values)), np.mean(samples, axis=0)))
     return pd.DataFrame(rows, columns=["dataset", "difference", "low", "high"])
+
+
+def spread_out(cells: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
+    """Column `cell` spread over rows and columns in the order of their first appearance; `-` where there is none."""
+    result = cells.pivot(index=rows, columns=columns, values="cell")
+    result = result.reindex(index=cells[rows].unique(), columns=cells[columns].unique()).fillna("-")
+    result.index.name, result.columns.name = rows.replace("dataset", "data set"), None
+    return result
+
+
+def _signed(value: float, low: float, high: float) -> str:
+    """A difference as it is printed; `*` marks an interval that leaves out zero."""
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{'*' if low > 0 or high < 0 else ''}"
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """The long comparison as people read it: a row a data set, a column a method, `value [low, high]`."""
-    several = table["method"].str.partition("/")[2].replace("", np.nan).nunique() > 1
+    several = several_protocols(table["method"])
     cells = table.assign(
         cell=[f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()],
         method=[method_label(m, several) for m in table["method"]],
     )
-    result = cells.pivot(index="dataset", columns="method", values="cell")
-    result = result.loc[table["dataset"].unique(), cells["method"].unique()]
-    result.index.name, result.columns.name = "data set", None
-    return result.fillna("-")
+    return spread_out(cells, "dataset", "method")
 
 
 def save_table(table: pd.DataFrame, folder: str | Path, name: str, shown: pd.DataFrame | None = None) -> None:
@@ -136,12 +158,12 @@ def findings(evaluations: Sequence[Evaluation]) -> list[str]:
     """Plain sentences: where does MVFA help, by how much, how sure are we, where does it not."""
     sentences = []
     for metric, name in METRIC_NAMES.items():
-        baselines = [b for b in ("clip-pooled", "clip-patch") if b in groups_of(evaluations)]
+        baselines = [b for b in PLAIN_READINGS if b in groups_of(evaluations)]
         table = comparison(evaluations, metric)
         means = table[table["dataset"] == MEAN].set_index("method")["value"]
         best = max((b for b in baselines if b in means), key=lambda b: means[b])
         for group in groups_of(evaluations):
-            if "-shot" not in group or group not in means:
+            if not is_mvfa(group) or group not in means:
                 continue
             gain = difference(evaluations, metric, group, best)
             total, each = gain.iloc[-1], gain.iloc[:-1]
@@ -169,8 +191,8 @@ def gain_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     """Long table of `difference` for every MVFA group against both plain readings and both AUROCs."""
     frames = []
     for metric in METRIC_NAMES:
-        for group in (g for g in groups_of(evaluations) if "-shot" in g):
-            for baseline in ("clip-pooled", "clip-patch"):
+        for group in (g for g in groups_of(evaluations) if is_mvfa(g)):
+            for baseline in PLAIN_READINGS:
                 rows = difference(evaluations, metric, group, baseline)
                 frames.append(rows.assign(metric=metric, method=group, baseline=baseline))
     return pd.concat(frames, ignore_index=True)[
@@ -181,19 +203,13 @@ def gain_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
 def wide_gains(gains: pd.DataFrame) -> pd.DataFrame:
     """The gains as people read them; `*` marks an interval that leaves out zero."""
     cells = gains.assign(
-        cell=[
-            f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{'*' if r.low > 0 or r.high < 0 else ''}"
-            for r in gains.itertuples()
-        ],
-        column=[
+        cell=[_signed(r.difference, r.low, r.high) for r in gains.itertuples()],
+        comparison=[
             f"{METRIC_NAMES[r.metric]}: {method_label(r.method, True)} - {method_label(r.baseline)}"
             for r in gains.itertuples()
         ],
     )
-    result = cells.pivot(index="column", columns="dataset", values="cell")
-    result = result.loc[cells["column"].unique(), cells["dataset"].unique()].fillna("-")
-    result.index.name, result.columns.name = "comparison", None
-    return result
+    return spread_out(cells, "comparison", "dataset")
 
 
 def protocol_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
@@ -225,13 +241,9 @@ def wide_protocols(table: pd.DataFrame) -> pd.DataFrame:
     """The protocols as people read them: `sound -> paper: optimism [low, high]`, `*` as in `wide_gains`."""
     cells = table.assign(
         cell=[
-            f"{r.sound:.3f} -> {r.paper:.3f}: {r.optimism:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
-            f"{'*' if r.low > 0 or r.high < 0 else ''}"
+            f"{r.sound:.3f} -> {r.paper:.3f}: {_signed(r.optimism, r.low, r.high)}"
             for r in table.itertuples()
         ],
         row=[f"{METRIC_NAMES[r.metric]}: {r.setting}" for r in table.itertuples()],
     )
-    result = cells.pivot(index="row", columns="dataset", values="cell")
-    result = result.loc[cells["row"].unique(), cells["dataset"].unique()].fillna("-")
-    result.index.name, result.columns.name = "sound -> paper: optimism", None
-    return result
+    return spread_out(cells, "row", "dataset").rename_axis("sound -> paper: optimism")

@@ -2,13 +2,13 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from mvfa_core.detector import Detector
-from mvfa_core.journal import OutputError
+from mvfa_core.journal import output_errors
+from mvfa_core.writing import write_through
 
 FIELDS = (
     "image",
@@ -71,15 +71,13 @@ def write_tables(
         file.write("\n ]\n}\n")
 
     for name, write in (("results.csv", as_csv), ("results.json", as_json)):
-        part = output / f"{name}.part"
-        try:
-            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                write(file)
-            os.replace(part, output / name)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            raise OutputError(f"{output / name}: cannot be written ({error.strerror}); make room") from None
+        with output_errors():
+            write_through(output / name, partial(_fill, write))
+
+
+def _fill(write: Callable, path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        write(file)
 
 
 def _harmless(value):

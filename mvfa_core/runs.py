@@ -1,7 +1,6 @@
 """A trained run on disk: adapters, training log and what is needed to judge with them again."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from mvfa_core.adapters import Adapters
 from mvfa_core.checkpoints import load_adapters, save_adapters
 from mvfa_core.errors import MvfaError
 from mvfa_core.judging import FusionRanges
-from mvfa_core.scoring import Range
+from mvfa_core.methods import method_name
+from mvfa_core.writing import write_text
 
 
 @dataclass
@@ -43,7 +43,6 @@ class Run:
     def save(self, folder: str | Path) -> None:
         """Write `adapters.safetensors`, `run.json` and `log.csv` into `folder`, each file as a whole."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         save_adapters(
             folder / "adapters.safetensors",
             self.adapters,
@@ -54,7 +53,7 @@ class Run:
                 "draw": str(self.draw),
             },
         )
-        self.log.to_csv(folder / "log.csv", index=False, float_format="%.6f", lineterminator="\n")
+        write_text(folder / "log.csv", self.log.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
         record = {
             "dataset": self.dataset,
             "shots": self.shots,
@@ -83,25 +82,6 @@ class Run:
         except (OSError, ValueError):
             raise MvfaError(f"{folder}: is not a complete run; train it again") from None
         load_adapters(folder / "adapters.safetensors", adapters)
-        ranges = record.pop("ranges")
-        if ranges is not None:
-            ranges = FusionRanges(**{name: Range(**value) for name, value in ranges.items()})
+        stored = record.pop("ranges")
+        ranges = None if stored is None else FusionRanges.from_record(stored)
         return cls(adapters=adapters, log=log, ranges=ranges, **record)
-
-
-def method_name(shots: int, protocol: str, draw: int = 0) -> str:
-    """How results call a run: `zero-shot/sound`, `4-shot/sound/2`."""
-    return f"{shots}-shot/{protocol}/{draw}" if shots else f"zero-shot/{protocol}"
-
-
-def run_folder(shots: int, protocol: str) -> str:
-    """Where a data set's runs of one kind lie: `few-4-sound`, `zero-sound`."""
-    return f"few-{shots}-{protocol}" if shots else f"zero-{protocol}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -12,26 +12,13 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from mvfa_core.baselines import baseline_label
-from mvfa_core.evaluation import Evaluation, group_of
-from mvfa_core.report import MEAN, METRIC_NAMES, method_label
+from mvfa_core.evaluation import Evaluation
+from mvfa_core.methods import group_of, is_mvfa
+from mvfa_core.report import MEAN, METRIC_NAMES, method_label, shared_groups, spread_out
 from mvfa_core.uncertainty import bootstrap_interval, bootstrap_p, delong_test, holm, macro_samples
 
 ALPHA = 0.05
 METRICS = tuple(METRIC_NAMES)
-
-
-def is_mvfa(group: str) -> bool:
-    """Whether a method group is MVFA's, `zero-shot/sound` or `4-shot/paper`.
-
-    >>> is_mvfa("4-shot/sound"), is_mvfa("4-memory/sound"), is_mvfa("clip-pooled")
-    (True, False, False)
-    """
-    return group.split("/")[0].endswith("-shot")
-
-
-def shared_groups(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Method groups that every data set has, in the order of the first one."""
-    return [group for group in evaluations[0].metrics if all(group in e.metrics for e in evaluations)]
 
 
 def label(group: str) -> str:
@@ -142,7 +129,7 @@ def wide_significance(table: pd.DataFrame) -> pd.DataFrame:
             f"{METRIC_NAMES[r.metric]}: {label(r.method)} - {label(r.baseline)}" for r in table.itertuples()
         ],
     )
-    return _wide(cells, "comparison", "dataset")
+    return spread_out(cells, "comparison", "dataset")
 
 
 # --- other support images -----------------------------------------------------------------------------------
@@ -170,7 +157,7 @@ def wide_draws(table: pd.DataFrame) -> pd.DataFrame:
         cell=[f"{r.mean:.3f} (sd {r.sd:.3f}; {r.min:.3f} to {r.max:.3f})" for r in table.itertuples()],
         column=[f"{METRIC_NAMES[r.metric]}: {label(r.method)}" for r in table.itertuples()],
     )
-    return _wide(cells, "dataset", "column")
+    return spread_out(cells, "dataset", "column")
 
 
 # --- other data sets ----------------------------------------------------------------------------------------
@@ -290,15 +277,4 @@ def wide_operating(table: pd.DataFrame, figure: str = "sens_at_95_spec") -> pd.D
     cells = table.assign(
         cell=[f"{value:.3f}" for value in table[figure]], column=[label(m) for m in table["method"]]
     )
-    return _wide(cells, "dataset", "column")
-
-
-# --- for people ---------------------------------------------------------------------------------------------
-
-
-def _wide(cells: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
-    """`cell` spread over rows and columns in the order of their first appearance; `-` where there is none."""
-    result = cells.pivot(index=rows, columns=columns, values="cell")
-    result = result.reindex(index=cells[rows].unique(), columns=cells[columns].unique()).fillna("-")
-    result.index.name, result.columns.name = rows.replace("dataset", "data set"), None
-    return result
+    return spread_out(cells, "dataset", "column")

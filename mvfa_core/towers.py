@@ -110,7 +110,12 @@ class OpenClipBackbone(Backbone):
         self.text_width = text_width(model)
         size = model.visual.image_size
         self.image_size = size if isinstance(size, int) else size[0]
+        self.measure(model)
         self.freeze()
+
+    def measure(self, model: nn.Module) -> None:
+        """Set `depth`, `widths`, `prefix` and `stride` from the model."""
+        raise NotImplementedError(f"{type(self).__name__} must say how deep and wide it is")
 
     @classmethod
     def serves(cls, visual: nn.Module) -> bool:
@@ -142,13 +147,7 @@ def text_width(model: nn.Module) -> int:
 class OpenClipVit(OpenClipBackbone):
     """`open_clip`'s own `VisionTransformer`: OpenAI, LAION, DataComp, CLIPA and CoCa models."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        normalise: tuple[Sequence[float], Sequence[float]] | None = None,
-    ):
-        super().__init__(model, tokenizer, normalise)
+    def measure(self, model: nn.Module) -> None:
         self.depth = len(model.visual.transformer.resblocks)
         self.widths = (model.visual.conv1.out_channels,) * self.depth
         self.prefix = 1
@@ -201,13 +200,7 @@ class TimmVit(OpenClipBackbone):
     attention, by mean or by class token.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Callable[[Sequence[str]], Tensor],
-        normalise: tuple[Sequence[float], Sequence[float]] | None = None,
-    ):
-        super().__init__(model, tokenizer, normalise)
+    def measure(self, model: nn.Module) -> None:
         trunk = model.visual.trunk
         self.depth = len(trunk.blocks)
         self.widths = (trunk.embed_dim,) * self.depth

@@ -19,6 +19,8 @@ import typer
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from mvfa_core.writing import write_through
+
 KEPT_METADATA = ("kernelspec", "language_info")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -26,7 +28,6 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Remove what differs between two equal runs: papermill's and the kernel's metadata, object addresses."""
     notebook.metadata = {key: notebook.metadata[key] for key in KEPT_METADATA if key in notebook.metadata}
-    notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
@@ -80,9 +81,7 @@ def main(
                 sys.exit(f"error: {error.evalue}")
             sys.exit(ANSI.sub("", "\n".join(error.traceback)))
         notebook = strip(nbformat.read(executed, as_version=4))
-    part = target.with_name(target.name + ".part")
-    nbformat.write(notebook, part)
-    os.replace(part, target)
+    write_through(target, lambda part: nbformat.write(notebook, part))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from mvfa_core.checkpoints import save_authors_format
 from mvfa_core.errors import MvfaError
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
-from mvfa_core.runs import Run, run_folder
+from mvfa_core.methods import run_folder
+from mvfa_core.runs import Run
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from mvfa_core import baselines, windows
 from mvfa_core.adapters import Adapters
 from mvfa_core.baselines import BASELINES, Projectors, baseline_label, baseline_verdicts
 from mvfa_core.errors import MvfaError
-from mvfa_core.evaluation import Evaluation, group_of
+from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
 from mvfa_core.judging import Judge
+from mvfa_core.methods import group_of
 from mvfa_core.metrics import auroc
 from mvfa_core.plain import PlainPass, Support, plain_pass, plain_passes
 

@@ -35,7 +35,9 @@ def execute(folder: Path, source: Path, *arguments: str) -> subprocess.Completed
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("execute")
-    source = notebook(folder, "import sys; print('hello', who)\nprint('warning', file=sys.stderr)", "print(1 + 1)")
+    source = notebook(
+        folder, "import sys; print('hello', who)\nprint('warning', file=sys.stderr)", "print(1 + 1)"
+    )
     done = execute(folder, source, "-p", "who=world")
     assert done.returncode == 0, done.stderr
     return folder, (folder / "out" / "copy.ipynb")
@@ -59,7 +61,9 @@ def test_a_problem_the_user_can_mend_is_one_line_and_leaves_nothing(tmp_path):
     source = notebook(tmp_path, "from mvfa_core.errors import MvfaError\nraise MvfaError('x.png: mend it')")
     done = execute(tmp_path, source)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == ["error: x.png: mend it"]
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
+        "error: x.png: mend it"
+    ]
     assert not list((tmp_path / "out").iterdir())
 
 

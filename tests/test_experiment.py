@@ -7,9 +7,10 @@ import yaml
 from conftest import NAMES, small_params, write_params
 
 from mvfa_core.errors import MvfaError
-from mvfa_core.evaluation import Evaluation, group_of
+from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
-from mvfa_core.runs import Run, run_folder
+from mvfa_core.methods import group_of, run_folder
+from mvfa_core.runs import Run
 
 
 def quiet(_: str) -> None:

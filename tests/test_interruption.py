@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import trained
+from pipelines import environment, small_pipeline
 
 from mvfa_core.detector import Detector
 from mvfa_core.prediction import find_images, predict_files
@@ -131,41 +131,11 @@ def test_the_commands_themselves(project, tmp_path):
 # --- the pipeline ---------------------------------------------------------------------------------------
 
 
-def small_pipeline(folder: Path) -> Path:
-    """The pipeline's own files with two small data sets and a small backbone."""
-    from conftest import NAMES, small_params, write_backbone, write_dataset, write_params
-
-    folder.mkdir()
-    for name in ("mvfa_core", "notebooks"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough")
-        )
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
-    write_backbone(folder)
-    params = {"project": "."} | small_params()
-    params["few_shot"]["draws"] = 1
-    params["datasets"] = {name: params["datasets"][name] for name in ("Brain", "Chest")}
-    for seed, name in enumerate(params["datasets"]):
-        write_dataset(folder / "data" / f"{name}_AD", NAMES[name], seed=seed)
-    write_params(folder, params)
-    environment = pipeline_environment(folder)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return folder
-
-
-def pipeline_environment(folder: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    quiet = {"DVC_NO_ANALYTICS": "1", "DVC_TEST": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
-    return os.environ | quiet | {"PATH": path}
-
-
 def repro(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
         cwd=folder,
-        env=pipeline_environment(folder),
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -175,13 +145,13 @@ def repro(folder: Path) -> subprocess.Popen:
 
 @pytest.mark.timeout(3600)
 def test_dvc_repro(tmp_path):
-    undisturbed = small_pipeline(tmp_path / "whole")
+    undisturbed = small_pipeline(tmp_path / "whole", draws=1)
     start = time.perf_counter()
     process = repro(undisturbed)
     output = process.communicate()[0]
     assert process.returncode == 0, output[-3000:]
     duration = time.perf_counter() - start
-    folder, rng, hits = small_pipeline(tmp_path / "killed"), random.Random(4), 0
+    folder, rng, hits = small_pipeline(tmp_path / "killed", draws=1), random.Random(4), 0
     for _ in range(20):
         process = repro(folder)
         time.sleep(rng.uniform(1, duration / 4))

@@ -11,12 +11,11 @@ import yaml
 from conftest import NAMES, write_dataset
 from open_clip.model import CLIP
 from parity import fill_by_name
+from pipelines import ROOT, copy_project, dvc, ran, run, start_repository
 from standins import SMALL, write_openai_archive
-from test_pipeline import dvc, ran, run
 
 from mvfa_core.settings import load_settings
 
-ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "paper" / "params.yaml"
 
 
@@ -49,18 +48,13 @@ def test_both_settings_share_one_pipeline():
 def clone(tmp_path_factory) -> Path:
     """The project's own files, with two small data sets and a small OpenAI archive for the paper's setting."""
     folder = tmp_path_factory.mktemp("paper")
-    for name in ("mvfa_core", "notebooks"):
-        unwanted = shutil.ignore_patterns("__pycache__", "walkthrough")
-        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
-    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
+    copy_project(folder, "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
     place = folder / "paper"
     (place / ".dvc").mkdir(parents=True)
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         shutil.copy(ROOT / "paper" / name, place / name, follow_symlinks=False)
     write_params(place)
-    assert run(folder, "git", "init", "-q").returncode == 0
-    dvc(folder, "init", "-q")
+    start_repository(folder)
     return folder
 
 

@@ -1,34 +1,16 @@
 """One small `dvc repro` from end to end, in a repository of its own."""
 
 import hashlib
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from conftest import NAMES, small_params, write_backbone, write_dataset, write_params
+from conftest import write_params
+from pipelines import ROOT, dvc, ran, run, small_pipeline
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(folder),
-    }
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    done = run(folder, sys.executable, "-m", "dvc", *arguments)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
 
 
 def digest(folder: Path, *kinds: str) -> dict[str, str]:
@@ -41,30 +23,9 @@ def digest(folder: Path, *kinds: str) -> dict[str, str]:
     }
 
 
-def ran(output: str) -> set[str]:
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The pipeline's own files with two small data sets and a small backbone."""
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("mvfa_core", "notebooks"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "walkthrough")
-        )
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
-    write_backbone(folder)
-    params = {"project": "."} | small_params()
-    params["datasets"] = {name: params["datasets"][name] for name in ("Brain", "Chest")}
-    for seed, name in enumerate(params["datasets"]):
-        write_dataset(folder / "data" / f"{name}_AD", NAMES[name], seed=seed)
-    write_params(folder, params)
-    assert run(folder, "git", "init", "-q").returncode == 0
-    dvc(folder, "init", "-q")
-    dvc(folder, "config", "core.analytics", "false")
-    return folder
+    return small_pipeline(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")

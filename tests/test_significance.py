@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import norm
 
 from mvfa_core import significance
-from mvfa_core.evaluation import Evaluation, group_of
+from mvfa_core.evaluation import Evaluation
+from mvfa_core.methods import group_of
 from mvfa_core.metrics import image_metrics
 from mvfa_core.uncertainty import delong_test, holm, image_auroc_samples, macro_samples
 

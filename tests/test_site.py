@@ -13,8 +13,12 @@ from mvfa_core.site import build_site
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    rows = [(dataset, method) for dataset in ("Brain<b>", "mean") for method in ("clip-pooled", "4-shot/sound")]
-    table = pd.DataFrame([{"dataset": d, "method": m, "value": 0.7, "low": 0.6, "high": 0.8} for d, m in rows])
+    rows = [
+        (dataset, method) for dataset in ("Brain<b>", "mean") for method in ("clip-pooled", "4-shot/sound")
+    ]
+    table = pd.DataFrame(
+        [{"dataset": d, "method": m, "value": 0.7, "low": 0.6, "high": 0.8} for d, m in rows]
+    )
     (tmp_path / "tables").mkdir()
     for metric in ("image_auroc", "pixel_auroc"):
         table.to_csv(tmp_path / "tables" / f"{metric}.csv", index=False)

@@ -17,6 +17,9 @@ def test_an_epoch_shows_every_image_once_in_batches_of_one_data_set():
 
 def test_the_order_comes_from_the_generator_alone():
     def order(seed):
-        return [(p.name, rows.tolist()) for p, rows in batches([part("a", 9)], 2, torch.Generator().manual_seed(seed))]
+        return [
+            (p.name, rows.tolist())
+            for p, rows in batches([part("a", 9)], 2, torch.Generator().manual_seed(seed))
+        ]
 
     assert order(1) == order(1) != order(2)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from mvfa_core.detector import Detector
 from mvfa_core.experiment import Experiment
-from mvfa_core.runs import Run, run_folder
+from mvfa_core.methods import run_folder
+from mvfa_core.runs import Run
 
 
 def silent(_: str) -> None:

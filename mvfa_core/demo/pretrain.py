@@ -9,19 +9,18 @@ of this size would not learn in an hour what CLIP takes from hundreds of million
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import safetensors.torch
 import torch
 import typer
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from mvfa_core.demo.small_clip import Probes, build_model, build_probes, encode_images
 from mvfa_core.demo.views import Batch, Pool, draw_batch, held_out_pool, plain_words, training_pool
 from mvfa_core.prompts import ABNORMAL_STATES, NORMAL_STATES
+from mvfa_core.writing import write_through, write_whole
 
 CONFIG = Path(__file__).with_name("demo_clip.json")
 
@@ -197,21 +197,15 @@ def save_state(
     """Write a checkpoint in one move, so that an interruption leaves the old one or the new one."""
     if checkpoint is None:
         return
-    partial = checkpoint.with_suffix(".partial")
     states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"step": step, "pupil": pupil.state_dict(), "optimizers": states}, partial)
-    os.replace(partial, checkpoint)
+    state = {"step": step, "pupil": pupil.state_dict(), "optimizers": states}
+    write_through(checkpoint, lambda part: torch.save(state, part))
 
 
 def write_weights(model: CLIP, path: Path) -> None:
     """The state dict in half precision, under `open_clip`'s names, in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(
-        {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}, partial
-    )
-    partial.chmod(0o644)  # it is written for its owner alone
-    os.replace(partial, path)
+    halves = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    write_whole(path, safetensors.torch.save(halves))
 
 
 def state_feature(model: CLIP, tokenizer: SimpleTokenizer, states: Sequence[str], noun: str) -> Tensor:
