@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from mvfa_core import commands
 from mvfa_core.errors import MvfaError
+from mvfa_core.reference import DEFAULT_RATE, DEFAULT_RULE
 
 PARAMS = typer.Option(help="parameter file; relative paths in it start from its folder")
 RESULTS = typer.Option(help="folder of the results")
@@ -23,9 +24,9 @@ RESULTS = typer.Option(help="folder of the results")
 class Rule(str, Enum):
     """Of the threshold, see `reference.py`."""
 
+    FALSE_ALARM = "false-alarm"
     F1 = "f1"
     YOUDEN = "youden"
-    FALSE_ALARM = "false-alarm"
 
 
 class _OneLineErrors(TyperGroup):
@@ -76,11 +77,13 @@ def manifest(
 @app.command()
 def report(
     results: Annotated[Path, RESULTS] = Path("results"),
+    bulk: Annotated[Path, typer.Option(help="folder of the evaluations' arrays")] = Path("evaluations"),
+    project: Annotated[Path, typer.Option(help="folder of the code, for lessons and ablations")] = Path(),
 ) -> None:
     """Render the results as a static site in RESULTS/report."""
     from mvfa_core.site import build_site
 
-    pages = build_site(results)
+    pages = build_site(results, bulk, project)
     typer.echo(f"{pages} pages; open {results / 'report' / 'index.html'}")
 
 
@@ -90,11 +93,13 @@ def predict(
     run: Annotated[Path, typer.Option(help="detector file of `mvfa export`, or folder of a trained run")],
     output: Annotated[Path, typer.Option(help="folder for tables, maps and overlays")] = Path("predictions"),
     rule: Annotated[
-        Rule | None, typer.Option(help="where the threshold lies on the reference images")
+        Rule | None,
+        typer.Option(help="where the threshold lies on the reference images; default: as exported"),
     ] = None,
     false_alarm_rate: Annotated[
-        float, typer.Option(help="share of normal images that the rule false-alarm lets pass as abnormal")
-    ] = 0.05,
+        float | None,
+        typer.Option(help="share of the known normal images that the rule false-alarm may flag; implies it"),
+    ] = None,
     window: Annotated[
         tuple[float, float] | None,
         typer.Option(help="values that become black and white in images of more than 8 bits"),
@@ -127,8 +132,9 @@ def predict(
         from mvfa_core.detector import Detector
 
         detector = Detector.load(run, backbone, device or "auto")
-    if rule is not None:
-        detector = detector.with_rule(rule.value, false_alarm_rate)
+    if rule is not None or false_alarm_rate is not None:
+        chosen, rate = rule or Rule.FALSE_ALARM, false_alarm_rate
+        detector = detector.with_rule(chosen.value, detector.false_alarm_rate if rate is None else rate)
     workers = min(os.cpu_count() or 1, len(images), 8)
     bar = partial(tqdm, unit="file", disable=None if len(images) > 1 else True)
     summary = predict_files(detector, images, output, window, axis, pictures, workers, bar)
@@ -165,10 +171,12 @@ def runs(
 def export(
     run: Annotated[Path, typer.Argument(help="folder of a trained run, see `mvfa runs`")],
     output: Annotated[Path, typer.Option(help="file to write")] = Path("detector.safetensors"),
-    rule: Annotated[Rule, typer.Option(help="where the threshold lies on the reference images")] = Rule.F1,
+    rule: Annotated[Rule, typer.Option(help="where the threshold lies on the reference images")] = Rule(
+        DEFAULT_RULE
+    ),
     false_alarm_rate: Annotated[
-        float, typer.Option(help="share of normal images that the rule false-alarm lets pass as abnormal")
-    ] = 0.05,
+        float, typer.Option(help="share of the known normal images that the rule false-alarm may flag")
+    ] = DEFAULT_RATE,
     params: Annotated[Path, PARAMS] = Path("params.yaml"),
     results: Annotated[Path, RESULTS] = Path("results"),
 ) -> None:
@@ -181,7 +189,7 @@ def export(
     torch.set_num_threads(1)
     detector = detector_of(run, params, results, rule.value, false_alarm_rate)
     detector.save(output)
-    typer.echo(detector.about["card"])
+    typer.echo(detector.card)
     carried = (
         "included" if detector.about["backbone"]["embedded"] else "not included: predict needs --backbone"
     )

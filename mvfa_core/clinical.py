@@ -219,12 +219,17 @@ def _unpacked(path: Path):
 
 
 def _checked_shape(header, shown: str) -> tuple[int, ...]:
-    """Two or three axes, before any voxel is read."""
+    """Two or three axes, before any voxel is read. Which of several volumes is meant is the user's to say."""
     shape, kind = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
+    axes = " x ".join(map(str, shape))
+    if len(shape) > 3 and min(shape) >= 1:
+        count = int(np.prod(shape[3:], dtype=float))
+        raise MvfaError(
+            f"{shown}: holds {count} volumes ({axes}); save the one that is meant as a file of its own"
+        )
     if len(shape) not in (2, 3) or min(shape) < 1 or kind.names or kind.kind not in "iuf":
-        axes = " x ".join(map(str, shape))
         raise MvfaError(f"{shown}: is {axes} of {kind}; give a volume of plain numbers with 2 or 3 axes")
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise MvfaError(f"{shown}: has more than {MAX_VOXELS / 1e6:.0f} million voxels; crop it")

@@ -15,9 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.formats import is_image_name, read_mask, read_picture
+from mvfa_core.layout import CLASSES, MASKS, SPLITS, WORDS, has_masks, images_of
 
-CLASSES = {"good": "normal", "Ungood": "abnormal"}
-SPLITS = ("train", "valid", "test")
 SHOWN = 3
 
 
@@ -111,7 +110,7 @@ def _name(folder: Path) -> str:
 
 def count_images(root: Path) -> int:
     """How many images `check_data_set` is going to read."""
-    return sum(len(_images(root, split, kind)[0]) for split in SPLITS for kind in CLASSES)
+    return sum(len(_images(root, split, label)[0]) for split in SPLITS for label in (0, 1))
 
 
 def check_data_set(name: str, root: Path, advance: Callable[[], object] = lambda: None) -> Findings:
@@ -123,7 +122,7 @@ def check_data_set(name: str, root: Path, advance: Callable[[], object] = lambda
         advance: for a progress bar.
     """
     known = PUBLISHED.get(name)
-    masked = known.masks if known else any(root.glob("*/Ungood/anomaly_mask/*"))
+    masked = known.masks if known else has_masks(root)
     findings = Findings(name, masked)
     places: dict[bytes, list[str]] = defaultdict(list)
     for split in SPLITS:
@@ -133,9 +132,10 @@ def check_data_set(name: str, root: Path, advance: Callable[[], object] = lambda
                 findings.problem(f"no {split} split", split)
             continue
         findings.splits[split] = Split()
-        for kind, word in CLASSES.items():
-            _check_class(findings, root, split, kind, places, advance)
-            if not getattr(findings.splits[split], word) and (split, kind) != ("train", "Ungood"):
+        for label, kind in enumerate(CLASSES):
+            _check_class(findings, root, split, label, places, advance)
+            # a train split holds normal images alone
+            if not getattr(findings.splits[split], WORDS[label]) and not (split == "train" and label):
                 findings.problem("no images", f"{split}/{kind}/img")
     _note_copies(findings, places)
     if known:
@@ -143,9 +143,9 @@ def check_data_set(name: str, root: Path, advance: Callable[[], object] = lambda
     return findings
 
 
-def _images(root: Path, split: str, kind: str) -> tuple[list[Path], list[Path]]:
+def _images(root: Path, split: str, label: int) -> tuple[list[Path], list[Path]]:
     """Images of a class, sorted, and files there that are none; a train split may lack the `img` folder."""
-    folder = root / split / kind / "img"
+    folder = images_of(root, split, label)
     if split == "train" and not folder.is_dir():
         folder = folder.parent
     files = sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
@@ -156,12 +156,12 @@ def _images(root: Path, split: str, kind: str) -> tuple[list[Path], list[Path]]:
 
 
 def _check_class(
-    findings: Findings, root: Path, split: str, kind: str, places: dict, advance: Callable
+    findings: Findings, root: Path, split: str, label: int, places: dict, advance: Callable
 ) -> None:
-    counts, word = findings.splits[split], CLASSES[kind]
-    images, others = _images(root, split, kind)
+    counts, kind, word = findings.splits[split], CLASSES[label], WORDS[label]
+    images, others = _images(root, split, label)
     findings.note("not an image, ignored", *[f"{split}/{kind}/{path.name}" for path in others])
-    folder = root / split / kind / "anomaly_mask"
+    folder = root / split / kind / MASKS
     masks = {path.name for path in folder.glob("*") if is_image_name(path)} if findings.masks else set()
     for path in images:
         shown = f"{split}/{kind}/{path.name}"
@@ -177,16 +177,16 @@ def _check_class(
             digest = hashlib.blake2b(picture.tobytes(), digest_size=16, salt=b"%dx%d" % picture.size)
             places[digest.digest()].append(shown)
         if path.name in masks:
-            _check_mask(findings, counts, folder / path.name, kind, picture)
-        elif findings.masks and kind == "Ungood":
-            findings.problem("missing mask", f"{split}/{kind}/anomaly_mask/{path.name}")
+            _check_mask(findings, counts, folder / path.name, label, picture)
+        elif findings.masks and label:
+            findings.problem("missing mask", f"{split}/{kind}/{MASKS}/{path.name}")
         advance()
     orphans = sorted(masks - {path.name for path in images})
-    findings.problem("mask without image", *[f"{split}/{kind}/anomaly_mask/{name}" for name in orphans])
+    findings.problem("mask without image", *[f"{split}/{kind}/{MASKS}/{name}" for name in orphans])
 
 
 def _check_mask(
-    findings: Findings, counts: Split, path: Path, kind: str, picture: Image.Image | None
+    findings: Findings, counts: Split, path: Path, label: int, picture: Image.Image | None
 ) -> None:
     shown = "/".join(path.parts[-4:])
     counts.masks += 1
@@ -200,9 +200,9 @@ def _check_mask(
     values = np.unique(mask)
     if len(values[values > 0]) > 1:
         findings.problem("mask with more than two values", shown)
-    if kind == "Ungood" and not values.any():
+    if label and not values.any():
         findings.problem("empty mask of an abnormal image", shown)
-    if kind == "good" and values.any():
+    if not label and values.any():
         findings.problem("marked mask of a normal image", shown)
 
 

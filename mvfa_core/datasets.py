@@ -18,10 +18,9 @@ from torch import Tensor
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.formats import SUFFIXES, read_mask, read_picture, to_square
+from mvfa_core.layout import CLASSES, WORDS, images_of, mask_of
 from mvfa_core.settings import DatasetEntry
 from mvfa_core.tables import Row, read_table, safe_path, split_rows
-
-CLASSES = {"good": 0, "Ungood": 1}
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,17 @@ class ImageDataset:
 
     def _from_folders(self, split: str) -> list[ImageRecord]:
         found = []
-        for folder, label in CLASSES.items():
-            images = self.root / split / folder / "img"
+        for label, folder in enumerate(CLASSES):
+            images = images_of(self.root, split, label)
             files = sorted(p for p in images.glob("*") if p.name.lower().endswith(SUFFIXES))
             if not files:
-                kind = "abnormal" if label else "normal"
                 raise MvfaError(
-                    f"{self._shown(images)}: no {kind} images; put some there ({', '.join(SUFFIXES)})"
+                    f"{self._shown(images)}: no {WORDS[label]} images; put some there ({', '.join(SUFFIXES)})"
                 )
             for path in files:
                 mask = None
                 if label and self.entry.masks:
-                    mask = self._existing_mask(path.parent.parent / "anomaly_mask" / path.name, path.name)
+                    mask = self._existing_mask(mask_of(path), path.name)
                 found.append(ImageRecord(f"{split}/{folder}/{path.name}", path, label, mask))
         return found
 
@@ -108,11 +106,10 @@ class ImageDataset:
     def _from_table(self, split: str) -> list[ImageRecord]:
         found, table = [], self._table
         shown = self._shown(self.root / self.entry.table)
-        for folder, label in CLASSES.items():
+        for label, folder in enumerate(CLASSES):
             rows = sorted((row for row in table[split] if row.label == label), key=lambda row: row.path)
             if not rows:
-                kind = "abnormal" if label else "normal"
-                raise MvfaError(f"{shown}: no {kind} images in the split {split}; add some")
+                raise MvfaError(f"{shown}: no {WORDS[label]} images in the split {split}; add some")
             for row in rows:
                 mask = None
                 if label and self.entry.masks:

@@ -8,52 +8,101 @@ of the layout), `detector` (JSON), `card` (Markdown). No pickle is written or re
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from mvfa_core.adapters import Adapters, ResidualWeights
 from mvfa_core.backbones import Backbone, load_backbone
 from mvfa_core.checkpoints import canonical
 from mvfa_core.errors import MvfaError
+from mvfa_core.judging import Banks, FusionRanges, Judge
+from mvfa_core.memory import MemoryBank
+from mvfa_core.overlays import MapScale
+from mvfa_core.reference import Reference
 from mvfa_core.settings import BackboneSettings
 from mvfa_core.weights import fill, read_file
 from mvfa_core.writing import write_text, write_whole
+
+if TYPE_CHECKING:
+    from mvfa_core.detector import Detector
 
 LAYOUT = "1"
 # the demo's backbone travels along; CLIP ViT-L/14 with its 1.7 GB does not
 EMBEDDED_BYTES = 64 * 2**20
 
-LIMITS = (
-    "Research use only. Not a medical device; not for diagnosis, screening or any decision about a patient.",
-    "A score says how far an image lies from a few known normal images and how it compares with sentences. It is not "
-    "a probability.",
-    "Other scanners, protocols, populations and preprocessing than those of the training images shift the scores; "
-    "measure on your own labelled images first.",
-    "The threshold was fixed on the few reference images named above; its error rates on other images may differ.",
-    "Images are squeezed into a small square: findings of a few pixels can be lost.",
-)
+
+def describe(detector: "Detector") -> dict[str, Any]:
+    """What a file says of its detector: where it comes from, and every number a score needs that is no tensor."""
+    judge, reference = detector.judge, detector.reference
+    return {
+        **detector.about,
+        "masks": judge.masks,
+        "zero_shot": detector.zero_shot,
+        "image_size": judge.size,
+        "levels": list(judge.adapters.levels),
+        "residual": list(judge.adapters.residual),
+        "memory_weight": detector.memory_weight,
+        "ranges": None if detector.ranges is None else asdict(detector.ranges),
+        "reference": {
+            "normal": len(reference.normal),
+            "abnormal": len(reference.abnormal),
+            "source": reference.source,
+        },
+        "rule": detector.rule,
+        "false_alarm_rate": detector.false_alarm_rate,
+        "scale": asdict(detector.scale),
+        "window": detector.window,
+    }
 
 
-def write_package(path: str | Path, tensors: Mapping[str, Tensor], detector: Mapping, card: str) -> None:
+def write_detector(path: str | Path, detector: "Detector") -> None:
     """Same content, same bytes; the file appears as a whole.
 
     Raises:
         MvfaError: the folder cannot be written to.
     """
+    judge, reference = detector.judge, detector.reference
+    tensors = {**judge.adapters.state_dict(), "text": judge.text}
+    tensors["reference.normal"] = torch.from_numpy(reference.normal)
+    tensors["reference.abnormal"] = torch.from_numpy(reference.abnormal)
+    if detector.banks is not None:
+        bank = detector.banks.seg if judge.masks else detector.banks.det
+        tensors |= {f"bank.{number}": level for number, level in enumerate(bank.levels)}
+    about = describe(detector)
+    if about["backbone"]["embedded"]:
+        tensors |= {f"backbone.{name}": value for name, value in judge.backbone.model.state_dict().items()}
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {"mvfa": LAYOUT, "detector": json.dumps(detector, sort_keys=True), "card": card}
+    metadata = {"mvfa": LAYOUT, "detector": json.dumps(about, sort_keys=True), "card": detector.card}
     write_whole(path, canonical(safetensors.torch.save(ready, metadata)))
 
 
-def read_package(path: str | Path) -> tuple[dict[str, Tensor], dict, str]:
-    """Tensors, description and card.
+def read_detector(
+    path: str | Path, backbone: str | Path | Backbone | None, device: torch.device
+) -> dict[str, Any]:
+    """The arguments of a `Detector`, as `write_detector` found them.
+
+    Args:
+        path: the file.
+        backbone: weights of the backbone where they are not in the file, or the loaded backbone itself.
+        device: where it will judge.
 
     Raises:
-        MvfaError: the file is missing, damaged, or no detector.
+        MvfaError: a file is missing, damaged or no detector, or the backbone is not the one of training.
     """
+    tensors, about = _read_package(path)
+    try:
+        return _parts(path, tensors, about, backbone, device)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise MvfaError(f"{path}: its description is damaged ({error!s:.60}); export the run again") from None
+
+
+def _read_package(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description."""
     tensors, kind, metadata = read_file(path)
     if kind != "safetensors" or "detector" not in metadata:
         raise MvfaError(f"{path}: is no detector; make one with mvfa export")
@@ -62,10 +111,57 @@ def read_package(path: str | Path) -> tuple[dict[str, Tensor], dict, str]:
             f"{path}: has layout {metadata.get('mvfa')!r:.20}, not {LAYOUT}; export the run again"
         )
     try:
-        description = json.loads(metadata["detector"])
+        return tensors, json.loads(metadata["detector"])
     except ValueError:
         raise MvfaError(f"{path}: its description is damaged; export the run again") from None
-    return tensors, description, metadata.get("card", "")
+
+
+def _parts(path, tensors, about, backbone, device) -> dict[str, Any]:
+    loaded = backbone
+    if not isinstance(loaded, Backbone):
+        loaded = _restore_backbone(path, tensors, about["backbone"], backbone, device)
+    found, wanted = loaded.description["fingerprint"], about["backbone"]["fingerprint"]
+    if found != wanted:
+        raise MvfaError(
+            f"{path}: needs the backbone with fingerprint {wanted}, got {found}; give its weights"
+        )
+    adapters = Adapters.for_backbone(loaded, about["levels"], 0, ResidualWeights(*about["residual"]))
+    own = {k: v for k, v in tensors.items() if k.startswith(("seg_adapters.", "det_adapters."))}
+    fill(adapters, own, path)
+    text, masks = tensors["text"].to(device), about["masks"]
+    ranges = banks = None
+    if not about["zero_shot"]:
+        ranges = FusionRanges.from_record(about["ranges"])
+        bank = MemoryBank([])
+        # unit vectors already: normalising once more would move their last bits
+        bank.levels = [tensors[f"bank.{number}"].to(device) for number in range(len(about["levels"]))]
+        banks = one_sided(bank, masks)
+    return {
+        "judge": Judge(loaded, adapters.to(device), text, about["image_size"], masks, batch_size=1),
+        "zero_shot": about["zero_shot"],
+        "ranges": ranges,
+        "banks": banks,
+        "memory_weight": about["memory_weight"],
+        "reference": Reference(
+            tensors["reference.normal"].numpy(),
+            tensors["reference.abnormal"].numpy(),
+            about["reference"]["source"],
+        ),
+        "rule": about["rule"],
+        "false_alarm_rate": about["false_alarm_rate"],
+        "scale": MapScale(**about["scale"]),
+        "window": None if about["window"] is None else tuple(about["window"]),
+        "about": {key: about[key] for key in ABOUT},
+    }
+
+
+# what a detector knows of its origin; the rest of the description are its parts
+ABOUT = ("dataset", "organ", "method", "protocol", "epoch", "backbone", "figures", "seed", "versions")
+
+
+def one_sided(bank: MemoryBank, masks: bool) -> Banks:
+    """The memory of the branch that decides; the other's is never asked."""
+    return Banks(bank, MemoryBank([])) if masks else Banks(MemoryBank([]), bank)
 
 
 def backbone_part(settings: BackboneSettings, backbone: Backbone, base: Path) -> dict[str, Any]:
@@ -93,24 +189,20 @@ def backbone_part(settings: BackboneSettings, backbone: Backbone, base: Path) ->
     }
 
 
-def restore_backbone(
+def _restore_backbone(
     path: str | Path,
     tensors: Mapping[str, Tensor],
     part: Mapping[str, Any],
     weights: str | Path | None,
-    device: torch.device | str = "cpu",
+    device: torch.device,
 ) -> Backbone:
-    """The backbone of a detector file, from the file itself or from `weights`.
-
-    Raises:
-        MvfaError: it needs a weight file that is not given, or the weights do not fit.
-    """
-    keys = ("activation", "normalise", "image_size", "levels")
+    """The backbone of a detector file, from the file itself or from `weights`."""
     if not part["embedded"] and weights is None:
         raise MvfaError(
             f"{path}: needs the weights of its backbone, {part['model']} ({part['weights'] or 'random'}, fingerprint "
             f"{part['fingerprint']}); give them with --backbone FILE"
         )
+    keys = ("activation", "normalise", "image_size", "levels")
     with tempfile.TemporaryDirectory() as scratch:
         model = part["model"]
         if part["config"] is not None:
@@ -124,44 +216,3 @@ def restore_backbone(
         own = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
         fill(backbone.model, own, path)
     return backbone
-
-
-def model_card(detector: Mapping, figures: Mapping[str, float]) -> str:
-    """What the detector is, what it was measured at, and what it must not be used for."""
-    reference, backbone = detector["reference"], detector["backbone"]
-    lines = [
-        f"# Anomaly detector: {detector['dataset']}, {detector['method']}",
-        "",
-        f"**{LIMITS[0]}**",
-        "",
-        f"- prompts speak of: {detector['organ']}",
-        f"- backbone: {backbone['model']}, weights {backbone['weights']}, fingerprint {backbone['fingerprint']}",
-        f"- input: {detector['image_size']} x {detector['image_size']} px, levels {detector['levels']}",
-        f"- reference images: {reference['normal']} normal, {reference['abnormal']} abnormal ({reference['source']})",
-        f"- threshold rule: {detector['rule']}" + _rate(detector),
-        "",
-        "## Figures on the test split",
-        "",
-        *(_figure_lines(figures) or ["None: the run has not been evaluated."]),
-        "",
-    ]
-    if detector["protocol"] == "paper":
-        lines += ["The epoch was selected on the test split, so these figures are optimistic.", ""]
-    lines += ["## Limits", "", *(f"- {limit}" for limit in LIMITS), ""]
-    return "\n".join(lines)
-
-
-def _rate(detector: Mapping) -> str:
-    return f" at {detector['false_alarm_rate']:.3g}" if detector["rule"] == "false-alarm" else ""
-
-
-def _figure_lines(figures: Mapping[str, float]) -> list[str]:
-    lines = []
-    for key, name in (("image_auroc", "image AUROC"), ("pixel_auroc", "pixel AUROC")):
-        if key in figures:
-            low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
-            interval = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
-            lines.append(f"- {name}: {figures[key]:.3f}{interval}")
-    if lines and figures.get("draws", 1) > 1:
-        lines.append(f"- means over {figures['draws']:g} support draws, of which this detector is one")
-    return lines

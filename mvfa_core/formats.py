@@ -69,15 +69,24 @@ def printable(name: str) -> str:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether the name promises a file that `open_image` reads, or a DICOM file without an ending."""
+    """Whether the name promises a file that `open_image` reads, or the content where the name leaves it open.
+
+    Such are DICOM files without an ending, and the header of a NIfTI pair, which is listed as what cannot be read.
+    """
     if path.name.lower().endswith(SUFFIXES):
         return True
-    if path.suffix:
+    if path.suffix.lower() not in ("", ".hdr"):
         return False
     try:
-        return path.is_file() and _head(path)[128:132] == b"DICM"
+        head = _head(path) if path.is_file() else b""
     except OSError:
         return False
+    return head[128:132] == b"DICM" or _is_pair(head)
+
+
+def _is_pair(head: bytes) -> bool:
+    """The header of a NIfTI volume whose voxels lie in another file, `.img`."""
+    return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
 
 
 def open_image(
@@ -112,11 +121,17 @@ def open_image(
         from mvfa_core.clinical import DicomFile
 
         return DicomFile.open(path, shown, window)
+    if _is_pair(head):
+        raise MvfaError(
+            f"{shown}: is the header of a NIfTI pair (.hdr and .img); save both as one .nii or .nii.gz file"
+        )
     if _is_nifti(path, head):
         from mvfa_core.clinical import NiftiFile
 
         return NiftiFile.open(path, shown, window, axis)
     kind = next((kind for magic, kind in _RASTER.items() if head.startswith(magic)), None)
+    if kind is None and path.suffix.lower() == ".img":
+        raise MvfaError(f"{shown}: is half of an .hdr and .img pair; save both as one .nii or .nii.gz file")
     if kind is None:
         raise MvfaError(f"{shown}: is not a readable image (neither {KINDS}); replace or remove it")
     return RasterFile.open_as(kind, path, shown, window)
@@ -134,7 +149,7 @@ def _is_nifti(path: Path, head: bytes) -> bool:
                 head = file.read(352)
         except (OSError, EOFError, zlib.error):
             return path.name.lower().endswith(".nii.gz")
-    return head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
+    return head[344:347] == b"n+1" or head[4:7] == b"n+2"
 
 
 def check_size(shown: str, width: int, height: int) -> None:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.methods import group_of, method_name
+from mvfa_core.reference import DEFAULT_RATE, DEFAULT_RULE
 
 if TYPE_CHECKING:
     from mvfa_core.detector import Detector
@@ -99,8 +100,8 @@ def detector_of(
     run: str | Path,
     params: str | Path = "params.yaml",
     results: str | Path = "results",
-    rule: str = "f1",
-    false_alarm_rate: float = 0.05,
+    rule: str = DEFAULT_RULE,
+    false_alarm_rate: float = DEFAULT_RATE,
     device: str | None = None,
 ) -> "Detector":
     """A detector from a trained run: its folder, or the folder of its draws, of which the first is taken.
@@ -121,7 +122,8 @@ def detector_of(
         folder = folder / "draw-0"
     record = read_run(folder)
     # seconds of imports, after everything that can go wrong before them
-    from mvfa_core.detector import Detector, checked_device
+    from mvfa_core.calibration import calibrate
+    from mvfa_core.detector import checked_device
     from mvfa_core.experiment import Experiment
     from mvfa_core.runs import Run
     from mvfa_core.settings import load_settings
@@ -133,4 +135,4 @@ def detector_of(
     experiment = Experiment(settings, Path(params).resolve().parent, say=lambda line: None)
     loaded = Run.load(folder, experiment.fresh_adapters())
     figures = figures_of(results, loaded.dataset, group_of(loaded.method))
-    return Detector.from_run(experiment, loaded, rule, false_alarm_rate, figures)
+    return calibrate(experiment, loaded, rule, false_alarm_rate, figures)

@@ -1,7 +1,6 @@
 """A new data set becomes an entry of the parameter file, once every one of its files has been read."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import yaml
 from mvfa_core.datasets import ImageDataset, ImageRecord
 from mvfa_core.errors import MvfaError
 from mvfa_core.formats import Window, read_mask
-from mvfa_core.settings import DatasetEntry, Settings, load_settings
+from mvfa_core.layout import has_masks
+from mvfa_core.settings import NAME, DatasetEntry, Settings, load_settings
 from mvfa_core.tables import read_table, safe_path
 from mvfa_core.writing import write_text
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 # folders and rows of the results that a data set's own would collide with
 TAKEN = ("data", "mean")
 # a label map has a few values, a mask saved as JPEG has many
@@ -60,7 +59,7 @@ def add_dataset(
     if not root.is_dir():
         raise MvfaError(f"{root}: is no folder; give the one that holds the images")
     if masks is None:
-        masks = _has_masks(root, table)
+        masks = has_masks(root) if table is None else _names_masks(root, table)
     entry = DatasetEntry(root=_shortest(root, base), organ=organ, masks=masks, table=table, window=window)
     counts = _check(ImageDataset(name, entry, base), settings, progress)
     write_text(params, with_entry(params, name, entry))
@@ -82,9 +81,7 @@ def _shortest(root: Path, base: Path) -> str:
     return full.relative_to(base).as_posix() if full.is_relative_to(base) else str(full)
 
 
-def _has_masks(root: Path, table: str | None) -> bool:
-    if table is None:
-        return any(root.glob("*/Ungood/anomaly_mask/*"))
+def _names_masks(root: Path, table: str) -> bool:
     return any(row.mask for row in read_table(root / safe_path(table, "table"), table))
 
 

@@ -21,8 +21,10 @@ from threading import Lock
 
 from mvfa_core.detector import Detector
 from mvfa_core.errors import MvfaError
+from mvfa_core.export import describe
 from mvfa_core.formats import ImageFile, Window, is_image_name, open_image, printable
 from mvfa_core.journal import Journal, OutputError, write_output
+from mvfa_core.layout import MASKS
 from mvfa_core.overlays import map_png, overlay_png, resize_map
 from mvfa_core.result_tables import FIELDS, write_tables
 from mvfa_core.writing import require_writable
@@ -52,7 +54,7 @@ class Summary:
 
 def _of_interest(name: str) -> bool:
     """Masks of BMAD's layout are no images to judge, and hidden files are not the user's."""
-    return not name.startswith(".") and name != "anomaly_mask"
+    return not name.startswith(".") and name != MASKS
 
 
 def find_images(source: str | Path, leave_out: str | Path | None = None) -> list[Found]:
@@ -210,11 +212,10 @@ def _digest(item: Found) -> str:
 
 def _signature(detector: Detector, window: Window | None, axis: int, pictures: bool) -> str:
     """Of everything besides the image that a result depends on."""
-    about = {key: value for key, value in detector.about.items() if key != "card"}
     adapters = hashlib.sha256()
     for name, value in sorted(detector.judge.adapters.state_dict().items()):
         adapters.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    parts = [about, adapters.hexdigest(), detector.rule, detector.false_alarm_rate, window, axis, pictures]
+    parts = [describe(detector), adapters.hexdigest(), window, axis, pictures]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,6 +9,11 @@ from mvfa_core.errors import MvfaError
 
 Rule = Literal["f1", "youden", "false-alarm"]
 RULES: tuple[str, ...] = get_args(Rule)
+# It needs normal images alone, and what it promises does not depend on how many of the reference images happen to be
+# abnormal. The best F1 on as many abnormal as normal images puts the threshold low: where the scores separate badly,
+# it calls almost everything abnormal.
+DEFAULT_RULE: Rule = "false-alarm"
+DEFAULT_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Reference:
         below, equal = np.mean(self.normal < score), np.mean(self.normal == score)
         return float(100 * (below + equal / 2))
 
-    def threshold(self, rule: str, false_alarm_rate: float = 0.05) -> float | None:
+    def threshold(self, rule: str = DEFAULT_RULE, false_alarm_rate: float = DEFAULT_RATE) -> float | None:
         """Scores at or above it count as abnormal; None where the rule lacks images.
 
         f1: largest F1. youden: largest sensitivity + specificity - 1. Both put it in the middle between
@@ -60,6 +65,14 @@ class Reference:
             gain = hits / len(self.abnormal) - alarms / len(self.normal)
         # of equally good thresholds the highest: fewer alarms
         return float(candidates[np.flatnonzero(gain >= gain.max() - 1e-12)[-1]])
+
+    def flagged(self, threshold: float) -> tuple[int, int]:
+        """How many of the known normal and of the known abnormal images lie at or above `threshold`.
+
+        >>> Reference(np.array([0.1, 0.2]), np.array([0.2, 0.3, 0.1])).flagged(0.2)
+        (1, 2)
+        """
+        return int((self.normal >= threshold).sum()), int((self.abnormal >= threshold).sum())
 
     def _at_rate(self, rate: float) -> float | None:
         if not len(self.normal):

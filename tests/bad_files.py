@@ -249,7 +249,8 @@ BAD: dict[str, tuple[str, Writer, str]] = {
     "NIfTI, packed and cut": ("a.nii.gz", nifti_cut(2000, packed=True), "not a readable NIfTI"),
     "NIfTI, packed text": ("a.nii.gz", raw(gzip.compress(b"text")), "a.nii.gz"),
     "NIfTI, packing damaged": ("a.nii.gz", raw(b"\x1f\x8b" + bytes(range(200))), "a.nii.gz"),
-    "NIfTI, four axes": ("a.nii", nifti(np.zeros((20, 20, 3, 3), dtype=np.int16)), "2 or 3 axes"),
+    "NIfTI, four axes": ("a.nii", nifti(np.zeros((20, 20, 3, 4), dtype=np.int16)), "holds 4 volumes"),
+    "NIfTI, header of a pair": ("a.hdr", nifti_header(344, b"ni1"), "save both as one"),
     "NIfTI, colours": ("a.nii", nifti(np.zeros((20, 20, 9), dtype=RGB_TYPE)), "plain numbers"),
     "NIfTI, complex": ("a.nii", nifti(np.zeros((20, 20, 9), dtype=np.complex64)), "plain numbers"),
     "NIfTI, NaN": ("a.nii", nifti(np.full((20, 20, 9), np.nan, dtype=np.float32)), "not finite"),
@@ -261,6 +262,7 @@ BAD: dict[str, tuple[str, Writer, str]] = {
     "NIfTI, thin slices": ("a.nii", nifti(np.zeros((4, 20, 9), dtype=np.int16)), "too small"),
     "link to itself": ("a.png", loop, "cannot be read"),
     "link to nowhere": ("a.png", lambda path: path.symlink_to("none.png"), "cannot be read"),
+    "reading fails": ("a.png", lambda path: path.symlink_to("/proc/self/mem"), "cannot be read"),
     "pipe": ("a.png", os.mkfifo, "is no file"),
     "device": ("a.png", lambda path: path.symlink_to("/dev/zero"), "is no file"),
 }

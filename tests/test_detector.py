@@ -8,6 +8,7 @@ from conftest import small_params, write_params
 from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
 
+from mvfa_core.calibration import calibrate
 from mvfa_core.detector import Detector
 from mvfa_core.errors import MvfaError
 
@@ -33,7 +34,7 @@ def test_scores_and_maps_are_those_of_the_benchmark(project, name, shots):
     experiment = trained.opened(project)
     run, test = trained.load_run(project, experiment, name, shots), experiment.test_set(name)
     verdict = experiment.verdict(name, run, test)
-    found = Detector.from_run(experiment, run).predict([record.path for record in test.records])
+    found = calibrate(experiment, run).predict([record.path for record in test.records])
     assert np.allclose(found.scores, verdict.scores.numpy(), atol=1e-5)
     assert np.allclose(found.maps, verdict.maps.numpy(), atol=1e-5)
 
@@ -84,10 +85,48 @@ def test_labels_percentiles_and_rules(packed, project):
         detector.with_rule("best")
 
 
+def test_without_a_choice_few_normal_images_are_called_abnormal(project, tmp_path):
+    detector = trained.detector(project)
+    assert (detector.rule, detector.false_alarm_rate) == ("false-alarm", 0.05)
+    assert detector.threshold == detector.reference.threshold("false-alarm", 0.05)
+    assert detector.reference.flagged(detector.threshold)[0] == 0
+    assert "of the reference images it flags 0 of 4 normal" in detector.card
+    assert detector.with_rule("f1").threshold < detector.threshold
+
+
+def test_a_changed_rule_is_what_is_saved(packed, tmp_path):
+    Detector.load(packed).with_rule("youden").save(tmp_path / "d.safetensors")
+    loaded = Detector.load(tmp_path / "d.safetensors")
+    with safe_open(tmp_path / "d.safetensors", framework="pt") as file:
+        assert loaded.rule == "youden" and file.metadata()["card"] == loaded.card
+    assert (
+        "(rule youden)" in loaded.card
+        and loaded.threshold == Detector.load(packed).with_rule("youden").threshold
+    )
+
+
+def test_levels_as_fractions_travel_with_the_file(project, tmp_path):
+    clone = tmp_path / "clone"
+    shutil.copytree(project, clone)
+    fractions = small_params()["backbone"] | {"levels": [0.5, 1.0]}
+    write_params(clone, small_params() | {"backbone": fractions})
+    experiment = trained.opened(clone)
+    detector = calibrate(experiment, experiment.train_few_shot("Brain", 2))
+    detector.save(tmp_path / "d.safetensors")
+    loaded = Detector.load(tmp_path / "d.safetensors")
+    assert loaded.judge.adapters.levels == (2, 4) and "levels [2, 4]" in loaded.card
+    assert np.array_equal(loaded.score_samples(images(clone)), detector.score_samples(images(clone)))
+
+
 def test_the_threshold_lies_on_images_that_training_has_not_seen(project):
     few = trained.detector(project, "Brain", 2)
     assert len(few.reference.normal) == len(few.reference.abnormal) == 4
-    assert "not seen" in few.reference.source
+    # sound chooses the epoch on these very images, strict does not look at them
+    assert "epoch was chosen on: slightly optimistic" in few.card
+    experiment = trained.opened(project)
+    strict = calibrate(experiment, experiment.train_few_shot("Brain", 2, "strict"))
+    assert "training has not seen)" in strict.card
+    assert "training has not seen)" in trained.detector(project, "Brain", 0).card
     all_used = trained.detector(project, "Brain", 6)
     assert len(all_used.reference.normal) == 6 and "optimistic" in all_used.reference.source
     # a support image is not compared with itself: else every other image would look abnormal beside it
@@ -116,7 +155,7 @@ def test_the_card_says_what_matters(packed):
 
 def test_figures_of_the_evaluation_reach_the_card(project):
     figures = {"image_auroc": 0.91, "image_auroc_low": 0.85, "image_auroc_high": 0.96, "draws": 2}
-    card = trained.detector(project, figures=figures).about["card"]
+    card = trained.detector(project, figures=figures).card
     assert (
         "image AUROC: 0.910 (95 % interval 0.850 to 0.960)" in card and "means over 2 support draws" in card
     )

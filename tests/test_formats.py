@@ -267,6 +267,18 @@ def test_the_slices_of_a_volume_share_a_window(tmp_path):
 
 
 def test_other_shapes_are_refused(tmp_path):
-    for shape in ((20, 20, 3, 4), (20,)):
-        with pytest.raises(MvfaError, match="volume of plain numbers"):
+    for shape, words in (((20, 20, 3, 4), r"holds 4 volumes \(20 x 20 x 3 x 4\)"), ((20,), "plain numbers")):
+        with pytest.raises(MvfaError, match=words):
             open_image(write_nifti(tmp_path / "v.nii", np.zeros(shape, dtype=np.int16)))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_of_files_is_refused_whichever_is_given(tmp_path, kind):
+    nibabel.save(kind(VOLUME, AFFINE), tmp_path / "v.img")
+    for name in ("v.hdr", "v.img"):
+        with pytest.raises(MvfaError, match=f"{name}.*save both as one .nii or .nii.gz file"):
+            open_image(tmp_path / name)
+    # in a folder the pair is listed once
+    assert [p.name for p in sorted(tmp_path.iterdir()) if is_image_name(p)] == ["v.hdr"]
+    (tmp_path / "landscape.hdr").write_bytes(b"#?RADIANCE\n" + b"\0" * 400)
+    assert not is_image_name(tmp_path / "landscape.hdr")

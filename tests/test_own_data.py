@@ -1,4 +1,3 @@
-import csv
 import hashlib
 import json
 import shutil
@@ -9,6 +8,7 @@ import torch
 import yaml
 from clinical_files import write_dicom
 from conftest import draw_image, write_dataset
+from own_table import PATIENTS, save_table, write_table
 from PIL import Image
 from trained import opened
 from typer.testing import CliRunner
@@ -19,38 +19,6 @@ from mvfa_core.errors import MvfaError
 from mvfa_core.own_data import with_entry
 from mvfa_core.settings import DatasetEntry, load_settings
 from mvfa_core.tables import Row, safe_path, split_rows
-
-PATIENTS = 12
-
-
-def write_table(folder, masks=True, columns=("path", "label", "mask", "patient"), **changes):
-    """48 images of 12 patients, four each, of whom every second one has two abnormal images."""
-    rng = np.random.default_rng(4)
-    (folder / "pictures").mkdir(parents=True)
-    rows = []
-    for number in range(4 * PATIENTS):
-        patient, abnormal = number // 4, (number // 4) % 2 == 1 and number % 4 > 1
-        image, mask = draw_image(rng, abnormal)
-        row = {
-            "path": f"pictures/{number:02d}.png",
-            "label": int(abnormal),
-            "patient": f"p{patient}",
-            "mask": "",
-        }
-        Image.fromarray(image).save(folder / row["path"])
-        if abnormal and masks:
-            row["mask"] = f"pictures/{number:02d}-mask.png"
-            Image.fromarray(mask).save(folder / row["mask"])
-        rows.append({key: {**row, **changes}[key] for key in columns})
-    save_table(folder, rows)
-    return rows
-
-
-def save_table(folder, rows):
-    with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
 
 
 def entry(**changes) -> DatasetEntry:

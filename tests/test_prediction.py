@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import trained
 from clinical_files import AFFINE, PATIENT, write_dicom, write_nifti
 from PIL import Image
+from pipelines import ROOT, environment
 from typer.testing import CliRunner
 
 from mvfa_core.cli import app
@@ -200,10 +203,18 @@ def test_a_run_folder_gives_what_its_export_gives(project, packed, folder, tmp_p
 
 def test_rules_and_tables_alone(packed, folder, tmp_path):
     out = tmp_path / "out"
-    options = ("--rule", "false-alarm", "--false-alarm-rate", 0.0, "--no-pictures")
-    done = run("predict", folder, "--run", packed, "--output", out, *options)
-    assert done.exit_code == 0 and set(content(out)) == {"results.csv", "results.json"}
-    assert json.loads((out / "results.json").read_text())["rule"] == "false-alarm"
+
+    def told(*options) -> dict:
+        done = run("predict", folder, "--run", packed, "--output", out, "--no-pictures", *options)
+        assert done.exit_code == 0 and set(content(out)) == {"results.csv", "results.json"}
+        return json.loads((out / "results.json").read_text())
+
+    exported, youden, half = told(), told("--rule", "youden"), told("--false-alarm-rate", 0.5)
+    assert (exported["rule"], exported["false_alarm_rate"]) == ("false-alarm", 0.05)
+    assert youden["rule"] == "youden" and "false_alarm_rate" not in youden
+    # a rate that is given counts, whether its rule is named or not
+    assert half == told("--rule", "false-alarm", "--false-alarm-rate", 0.5)
+    assert half["threshold"] < exported["threshold"]
 
 
 def test_runs_and_export(project, tmp_path):
@@ -221,6 +232,18 @@ def test_runs_and_export(project, tmp_path):
     assert run("export", tmp_path, "--params", project / "params.yaml").exit_code == 1
 
 
+def test_a_folder_for_colleagues_can_be_read_by_them(detector, folder, tmp_path):
+    before = os.umask(0o027)
+    try:
+        predict_files(detector, find_images(folder), tmp_path / "out")
+        detector.save(tmp_path / "d.safetensors")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "d.safetensors", *(tmp_path / "out").rglob("*")]
+    assert {p.stat().st_mode & 0o777 for p in made if p.is_file()} == {0o640}
+    assert {p.stat().st_mode & 0o777 for p in made if p.is_dir()} == {0o750}
+
+
 @pytest.mark.parametrize("workers", [2, 5])
 def test_several_files_at_once_give_the_same_bytes(detector, folder, tmp_path, workers):
     (folder / "003.png").write_bytes(b"")
@@ -228,3 +251,39 @@ def test_several_files_at_once_give_the_same_bytes(detector, folder, tmp_path, w
     predict_files(detector, images, tmp_path / "one")
     done = predict_files(detector, images, tmp_path / "many", workers=workers)
     assert done.done == 5 and len(done.bad) == 1 and content(tmp_path / "many") == content(tmp_path / "one")
+
+
+MEMORY = """
+import resource, sys, torch
+from pathlib import Path
+from mvfa_core.detector import Detector
+from mvfa_core.prediction import find_images, predict_files
+torch.set_num_threads(1)
+detector, images = Detector.load(sys.argv[1], device="cpu"), find_images(sys.argv[2])
+predict_files(detector, images[: int(sys.argv[4])], Path(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_folder(packed, tmp_path):
+    """120 pictures and maps of 512 px are 200 MiB: a fifth of that would be noticed."""
+    source = tmp_path / "in"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8))
+    for number in range(130):
+        picture.save(source / f"{number}.bmp")
+    peaks = []
+    for count in (10, 130):
+        command = [sys.executable, "-c", MEMORY, packed, source, tmp_path / f"out{count}", count]
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=environment(ROOT),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 40, peaks

@@ -19,6 +19,7 @@ import hashlib, json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[2]))
+from mvfa_core.calibration import calibrate
 from mvfa_core.detector import Detector
 from mvfa_core.experiment import Experiment
 from mvfa_core.prediction import find_images, predict_files
@@ -28,7 +29,7 @@ experiment = Experiment.open(project / "params.yaml", say=lambda line: None)
 few, zero = experiment.train_few_shot("Brain", 2), experiment.train_zero_shot("Chest")
 few.save(out / "few")
 zero.save(out / "zero")
-Detector.from_run(experiment, few).save(out / "d.safetensors")
+calibrate(experiment, few).save(out / "d.safetensors")
 predict_files(Detector.load(out / "d.safetensors", device="cpu"), find_images(project / "in"), out / "predictions")
 files = sorted(p for p in out.rglob("*") if p.is_file())
 print(json.dumps({str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}))
@@ -81,7 +82,7 @@ def test_scores_hardly_move_with_the_number_of_threads(project, tmp_path):
 
     experiment = trained.opened(project)
     run = experiment.train_few_shot("Brain", 2)
-    detector = trained.Detector.from_run(experiment, run)
+    detector = trained.calibrate(experiment, run)
     images = sorted((project / "in").iterdir())
     scores = []
     for threads in (1, 2):
@@ -96,6 +97,6 @@ def test_twice_in_one_process(project, tmp_path):
     run = experiment.train_few_shot("Brain", 2)
     digests = set()
     for name in ("a", "b"):
-        trained.Detector.from_run(experiment, run).save(tmp_path / name)
+        trained.calibrate(experiment, run).save(tmp_path / name)
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1

@@ -44,10 +44,16 @@ def put(params: dict, key: str, value) -> dict:
         ("few_shot.shots", [], "few_shot.shots"),
         ("few_shot.shots", [0], "few_shot.shots"),
         ("device", "gpu", "device"),
-        ("protocols", ["honest"], "'honest' is none of sound, paper"),
+        ("protocols", ["honest"], "'honest' is none of sound, "),
         ("method.memory_weight", 1.5, "memory_weight"),
         ("zero_shot.learning_rate", float("nan"), "learning_rate"),
         ("datasets", {}, "datasets"),
+        (
+            "datasets",
+            {"../up": {"root": "x", "organ": "x", "masks": True}},
+            "'datasets.../up.[key]': use up to 64",
+        ),
+        ("datasets", {"x; rm y": {"root": "x", "organ": "x", "masks": True}}, "use up to 64 letters"),
         ("datasets.Brain.masks", "maybe", "masks"),
     ],
 )

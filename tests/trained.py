@@ -7,6 +7,7 @@ import numpy as np
 from conftest import NAMES, draw_image, small_params, write_backbone, write_dataset, write_params
 from PIL import Image
 
+from mvfa_core.calibration import calibrate
 from mvfa_core.detector import Detector
 from mvfa_core.experiment import Experiment
 from mvfa_core.methods import run_folder
@@ -43,7 +44,7 @@ def load_run(project: Path, experiment: Experiment, name: str, shots: int) -> Ru
 
 def detector(project: Path, name: str = "Brain", shots: int = 2, **options) -> Detector:
     experiment = opened(project)
-    return Detector.from_run(experiment, load_run(project, experiment, name, shots), **options)
+    return calibrate(experiment, load_run(project, experiment, name, shots), **options)
 
 
 def exported(project: Path) -> Path:
