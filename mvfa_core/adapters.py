@@ -40,12 +40,12 @@ class LevelTokens:
     """What one pass through the adapted backbone leaves behind.
 
     seg, det: per level the adapters' bottleneck activations (N, L, D), prefix tokens included.
-    last: (N, L, width) tokens after the last adapted block.
+    last: (N, L, width) tokens after the last adapted block, or None where nobody asked for them.
     """
 
     seg: list[Tensor]
     det: list[Tensor]
-    last: Tensor
+    last: Tensor | None
 
 
 class Adapters(nn.Module):
@@ -89,12 +89,19 @@ class Adapters(nn.Module):
         adapters = self.seg_adapters if branch == "seg" else self.det_adapters
         return [p for p in adapters.parameters() if p is not adapters[-1].fc2[0].weight]
 
-    def forward(self, backbone: Backbone, tokens: Tensor) -> LevelTokens:
-        """Run `tokens` (N, L, width), taken right behind the first level's block, through all levels."""
+    def forward(self, backbone: Backbone, tokens: Tensor, to_the_end: bool = True) -> LevelTokens:
+        """Run `tokens` (N, L, width), taken right behind the first level's block, through all levels.
+
+        to_the_end: also mix the last level's outputs into `last`; neither losses nor maps need it.
+        """
         seg, det = [], []
         for i, level in enumerate(self.levels):
             if i:
                 tokens = backbone.run(tokens, self.levels[i - 1], level)
+            if i == len(self.levels) - 1 and not to_the_end:
+                seg.append(self.seg_adapters[i].fc1(tokens))
+                det.append(self.det_adapters[i].fc1(tokens))
+                return LevelTokens(seg, det, None)
             seg_middle, seg_out = self.seg_adapters[i](tokens)
             det_middle, det_out = self.det_adapters[i](tokens)
             tokens = self.residual.keep * tokens + self.residual.seg * seg_out + self.residual.det * det_out

@@ -62,6 +62,11 @@ def gradient_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
 
 
+def images_at_once(device: torch.device, batch_size: int) -> int:
+    """Images to a batch of the frozen prefix: one keeps the CPU busy, other processors want many."""
+    return 1 if device.type == "cpu" else batch_size
+
+
 def on_device(values: Tensor, device: torch.device) -> Tensor:
     """A batch where it is computed with; floating point in fp32, however it was stored.
 

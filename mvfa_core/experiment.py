@@ -1,5 +1,6 @@
 """One experiment as the notebooks call it: settings in, trained runs and verdicts out."""
 
+import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -17,7 +18,14 @@ from mvfa_core.adapters import Adapters, ResidualWeights
 from mvfa_core.augmentation import FOLDS, augment, views_of
 from mvfa_core.backbones import HUB, Backbone, load_backbone, resolve_levels
 from mvfa_core.datasets import ImageBatch, ImageDataset, ImageRecord, content_hash
-from mvfa_core.devices import DTYPES, gradient_scaler, on_device, pick_autocast, pick_device
+from mvfa_core.devices import (
+    DTYPES,
+    gradient_scaler,
+    images_at_once,
+    on_device,
+    pick_autocast,
+    pick_device,
+)
 from mvfa_core.errors import MvfaError
 from mvfa_core.judging import (
     Branches,
@@ -31,12 +39,15 @@ from mvfa_core.judging import (
 from mvfa_core.methods import run_folder
 from mvfa_core.metrics import auroc
 from mvfa_core.pixel_ranking import PixelRanking
-from mvfa_core.prompts import text_features
+from mvfa_core.prompts import PromptEnsemble, text_features
 from mvfa_core.protocols import PROTOCOLS, Protocol
 from mvfa_core.runs import Run
 from mvfa_core.settings import Settings, load_settings
 from mvfa_core.support import SupportSet, draw_support, read_support
+from mvfa_core.token_cache import CachedTokens, PrefixTokens, TokenCache, digest, origin_of
 from mvfa_core.training import TrainingPart, fit
+
+GIGABYTE = 10**9
 
 
 @dataclass
@@ -45,7 +56,7 @@ class TestSet:
 
     records: list[ImageRecord]
     batch: ImageBatch
-    tokens: Tensor
+    tokens: Tensor | CachedTokens
     hash: str
 
 
@@ -77,6 +88,12 @@ class Experiment:
         weights, model = (self._local(name) for name in (backbone.weights, backbone.model))
         return load_backbone(backbone.model_copy(update={"weights": weights, "model": model}), self.device)
 
+    @cached_property
+    def cache(self) -> TokenCache:
+        chosen = self.settings.cache
+        folder = None if chosen.folder is None else self.base / chosen.folder
+        return TokenCache(folder, int(chosen.disk_gb * GIGABYTE))
+
     def _local(self, name: str | None) -> str | None:
         """Files are given relative to the parameter file; open_clip names and tags stay as they are."""
         if name is None or name.startswith(HUB):
@@ -95,7 +112,14 @@ class Experiment:
         """(D, 2): normal and abnormal text feature of the data set's organ."""
         organ = self.settings.dataset(name).organ
         if organ not in self._texts:
-            self._texts[organ] = text_features(self.backbone, organ)
+            # hundreds of sentences for two vectors: at the paper's size half a minute on two cores
+            sentences = json.dumps(PromptEnsemble().sentences(organ))
+            key = digest(origin_of(self.backbone, 0, torch.float32), sentences)
+            found = self.cache.get(key)
+            if found is None:
+                found = text_features(self.backbone, organ)
+                self.cache.put(key, found)
+            self._texts[organ] = found.to(self.device)
         return self._texts[organ]
 
     def fresh_adapters(self, draw: int = 0) -> Adapters:
@@ -104,23 +128,27 @@ class Experiment:
         return adapters.to(self.device)
 
     @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
-        """Images -> (N, L, width) behind the first level's block: the frozen prefix, run once.
+    def tokens(self, images: Tensor) -> Tensor | CachedTokens:
+        """Images -> (N, L, width) behind the first level's block: the frozen prefix, run once for ever.
 
         Args:
             images: (N, 3, S, S) in [0, 1], or uint8.
 
         Returns:
-            On the CPU; in half precision where `dtype` says so, since a large test split fills tens of GB.
+            On the CPU; in half precision where `dtype` says so, since a large test split fills tens of GB. What
+            is too large for `cache.memory_gb` is read batch by batch, see `token_cache.py`.
         """
-        rows = []
-        for part in images.split(self.settings.evaluation.batch_size):
-            part = on_device(part, self.device)
-            part = part / 255 if images.dtype == torch.uint8 else part
-            with self.autocast():
-                found = self.backbone.run(self.backbone.embed(part), 0, self.levels[0])
-            rows.append(found.to(DTYPES[self.settings.dtype]).cpu())
-        return torch.cat(rows)
+        dtype = DTYPES[self.settings.dtype]
+        origin = origin_of(self.backbone, self.levels[0], dtype)
+        at_once = images_at_once(self.device, self.settings.evaluation.batch_size)
+        limit = int(self.settings.cache.memory_gb * GIGABYTE)
+        return PrefixTokens(self.cache, limit, origin, self._prefix, at_once)(images)
+
+    @torch.no_grad()
+    def _prefix(self, images: Tensor) -> Tensor:
+        with self.autocast():
+            tokens = self.backbone.run(self.backbone.embed(on_device(images, self.device)), 0, self.levels[0])
+        return tokens.to(DTYPES[self.settings.dtype]).cpu()
 
     def judge(self, name: str, adapters: Adapters) -> Judge:
         return Judge(
@@ -173,20 +201,23 @@ class Experiment:
         part = TrainingPart(name, *self.support_tokens(name, support.chosen), self.text(name))
         normal = self.support_tokens(name, support.normal)[0]
 
-        probe = {
+        looked_at = {
             "last": lambda: None,
-            "held-out": lambda: self._few_shot_probe(name, self._held_out(name, support), normal),
-            "test": lambda: self._few_shot_probe(name, self.test_set(name), normal),
+            "held-out": lambda: self.held_out(name, support),
+            "test": lambda: self.test_set(name),
         }[rules.few_shot_selection]()
+        probe = self._few_shot_probe(name, looked_at, normal) if looked_at else None
         run = self._train(name, shots, rules, draw, [part], few, probe)
         run.support = support.names()
         run.ranges = self.support_ranges(name, run.adapters, normal, part.tokens[part.labels == 1])
         run.provenance["support_hash"] = content_hash(support.chosen)
         return run
 
-    def _held_out(self, name: str, support: SupportSet) -> TestSet:
+    def held_out(self, name: str, support: SupportSet) -> TestSet | None:
+        """The rest of the `valid` split, or None where it does not hold both classes: there is no AUROC then."""
         if len({record.label for record in support.rest}) < 2:
-            raise MvfaError(f"{name}: no valid images are left to select on; use few_shot selection 'last'")
+            self.say(f"{name}: nothing is left of valid to select on, so the last epoch is kept")
+            return None
         batch = self.load(name, support.rest)
         return TestSet(list(support.rest), batch, self.tokens(batch.images), "")
 
@@ -202,7 +233,11 @@ class Experiment:
         return probe
 
     def support_ranges(self, name: str, adapters: Adapters, normal: Tensor, abnormal: Tensor) -> FusionRanges:
-        """Ranges over the augmented support images: no test image is asked.
+        """Ranges over the augmented support images: no test image is asked."""
+        return FusionRanges.of(self.support_branches(name, adapters, normal, abnormal))
+
+    def support_branches(self, name: str, adapters: Adapters, normal: Tensor, abnormal: Tensor) -> Branches:
+        """Both branches of the augmented support images: the abnormal ones, then image by image the normal ones.
 
         A normal image is compared with the bank of the *other* normal images, since its own tokens are in
         the bank; with a single one there is no other and its own stay.
@@ -214,8 +249,7 @@ class Experiment:
         for i in range(images):
             views = views_of(i, images)
             seen.append(judge.branches(normal[views], banks.without(views) if images > 1 else banks))
-        merged = {key: torch.cat([getattr(b, key) for b in seen]) for key in vars(seen[0])}
-        return FusionRanges.of(Branches(**merged))
+        return Branches(**{key: torch.cat([getattr(b, key) for b in seen]) for key in vars(seen[0])})
 
     # --- zero-shot --------------------------------------------------------------------------------------
 

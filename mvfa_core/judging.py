@@ -115,7 +115,7 @@ class Judge:
 
     def _levels(self, tokens: Tensor):
         with self.autocast():
-            return self.adapters(self.backbone, on_device(tokens, self.text.device))
+            return self.adapters(self.backbone, on_device(tokens, self.text.device), to_the_end=False)
 
     def _branches(self, tokens: Tensor, banks: Banks | None, zero_shot: bool) -> Branches:
         levels, prefix = self._levels(tokens), self.backbone.prefix

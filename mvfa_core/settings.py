@@ -1,20 +1,36 @@
 """`params.yaml` as checked, immutable objects. Everything a user turns is a field here."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.protocols import PROTOCOLS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def checked_name(name: str) -> str:
+    """`name` of a data set, which becomes a part of file names and commands.
+
+    Raises:
+        ValueError: it has other characters in it, among them those that would lead out of a folder.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError("use up to 64 letters, digits, - and _, starting with a letter")
+    return name
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Parameters = TypeVar("Parameters", bound=Section)
 
 
 class BackboneSettings(Section):
@@ -62,6 +78,18 @@ class EvaluationSettings(Section):
     gallery: Annotated[int, Field(ge=1)] = 6
 
 
+class CacheSettings(Section):
+    """What the frozen blocks make of an image, kept for the next run; no result depends on it.
+
+    folder: relative to the parameter file; None: nothing is kept. disk_gb: its limit, in 10^9 bytes.
+    memory_gb: a set of images with more tokens is read from the folder batch by batch.
+    """
+
+    folder: str | None = ".mvfa-cache"
+    disk_gb: Annotated[float, Field(ge=0)] = 10.0
+    memory_gb: Annotated[float, Field(ge=0)] = 8.0
+
+
 class DatasetEntry(Section):
     """One data set: where it lies, the name put into the prompts, whether it has masks.
 
@@ -91,7 +119,8 @@ class Settings(Section):
     few_shot: FewShotSettings
     zero_shot: ZeroShotSettings
     evaluation: EvaluationSettings = EvaluationSettings()
-    datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
+    cache: CacheSettings = CacheSettings()
+    datasets: Annotated[dict[Annotated[str, AfterValidator(checked_name)], DatasetEntry], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _known_protocols(self) -> "Settings":
@@ -107,9 +136,8 @@ class Settings(Section):
         return self.datasets[name]
 
 
-def _known_keys(location: tuple) -> list[str]:
+def _known_keys(location: tuple, model: type[Section]) -> list[str]:
     """Names that are allowed where an unknown one was found."""
-    model = Settings
     for part in location[:-1]:
         if part == "datasets":
             model = DatasetEntry
@@ -118,10 +146,10 @@ def _known_keys(location: tuple) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _explain(error: dict) -> str:
+def _explain(error: dict, model: type[Section]) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "top level"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"]), n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(error["loc"], model), n=1)
         return f"unknown setting '{where}'" + (f", did you mean '{near[0]}'?" if near else "; remove it")
     if error["type"] == "missing":
         return f"'{where}' is missing; add it"
@@ -129,7 +157,12 @@ def _explain(error: dict) -> str:
 
 
 def load_settings(path: str | Path) -> Settings:
-    """Read and check a parameter file.
+    """Read and check a parameter file; errors as `read_section`."""
+    return read_section(path, Settings)
+
+
+def read_section(path: str | Path, model: type[Parameters]) -> Parameters:
+    """Read a YAML file and check it against `model`.
 
     Raises:
         MvfaError: the file is missing, is no YAML mapping, or a setting is unknown, missing or out of range.
@@ -147,6 +180,7 @@ def load_settings(path: str | Path) -> Settings:
     if not isinstance(raw, dict):
         raise MvfaError(f"{path}: must be a mapping of settings, see the params.yaml of the project")
     try:
-        return Settings(**raw)
+        return model(**raw)
     except ValidationError as error:
-        raise MvfaError(f"{path}: " + "; ".join(_explain(e) for e in error.errors()[:3])) from None
+        problems = "; ".join(_explain(e, model) for e in error.errors()[:3])
+        raise MvfaError(f"{path}: {problems}") from None

@@ -7,11 +7,12 @@ kind is a new subclass of `Backbone`.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mvfa_core.frozen import FrozenBlock
 
 
 class Backbone(nn.Module):
@@ -69,14 +70,18 @@ class Backbone(nn.Module):
             digest.update(value.detach().cpu().float().contiguous().reshape(-1).numpy())
         return digest.hexdigest()[:16]
 
-    @cached_property
+    @property
     def description(self) -> dict:
         """Everything a result must say about its backbone; no folder and no date is in it."""
+        # a GB of weights takes a second, so they are read again only after somebody has touched them
+        state = [(value.data_ptr(), value._version) for value in self.state_dict(keep_vars=True).values()]
+        if getattr(self, "_hashed", None) is None or self._hashed[0] != state:
+            self._hashed = state, self.fingerprint()
         return {
             **getattr(self, "origin", {}),
             "tower": type(self).__name__,
             "image_size": self.image_size,
-            "fingerprint": self.fingerprint(),
+            "fingerprint": self._hashed[1],
         }
 
 
@@ -152,6 +157,10 @@ class OpenClipVit(OpenClipBackbone):
         self.widths = (model.visual.conv1.out_channels,) * self.depth
         self.prefix = 1
         self.stride = model.visual.patch_size[0]
+        self._fast = [
+            FrozenBlock(block) if FrozenBlock.serves(block) else None
+            for block in model.visual.transformer.resblocks
+        ]
 
     @classmethod
     def serves(cls, visual: nn.Module) -> bool:
@@ -162,8 +171,9 @@ class OpenClipVit(OpenClipBackbone):
         return self.model.visual._embeds(self.standardised(images))
 
     def run(self, tokens: Tensor, start: int, stop: int) -> Tensor:
-        for block in self.model.visual.transformer.resblocks[start:stop]:
-            tokens = block(tokens)
+        blocks = self.model.visual.transformer.resblocks
+        for block, fast in zip(blocks[start:stop], self._fast[start:stop], strict=True):
+            tokens = fast(tokens) if fast is not None and fast.ready(tokens) else block(tokens)
         return tokens
 
     def pool(self, tokens: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def batch_losses(
     device = next(adapters.parameters()).device
     labels = on_device(part.labels[rows], device)
     with autocast():
-        levels = adapters(backbone, on_device(part.tokens[rows], device))
+        levels = adapters(backbone, on_device(part.tokens[rows], device), to_the_end=False)
     seg, det = ([tokens.float() for tokens in branch] for branch in (levels.seg, levels.det))
     detection = detection_loss(det, part.text, labels, backbone.prefix, logits_quirk)
     if part.masks is None:

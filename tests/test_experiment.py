@@ -87,9 +87,40 @@ def test_zero_shot_never_reads_the_target_at_all(project):
     opened(project).train_zero_shot("Brain")
 
 
-def test_paper_selection_keeps_the_best_epoch_on_the_test_split(project):
-    run = opened(project).train_few_shot("Brain", 2, "paper")
+@pytest.mark.parametrize("protocol", ["sound", "paper"])
+def test_few_shot_selection_keeps_the_epoch_that_scores_best(project, protocol):
+    run = opened(project).train_few_shot("Brain", 2, protocol)
     assert run.epoch == int(run.log.set_index("epoch")["selection"].idxmax())
+
+
+def test_sound_selection_looks_at_the_rest_of_valid(project):
+    experiment = opened(project)
+    support = experiment.support("Brain", 2, draw=0)
+    rest = experiment.held_out("Brain", support)
+    names = {record.name for record in rest.records}
+    assert names == {record.name for record in experiment.dataset("Brain").records("valid")} - {
+        record.name for record in support.chosen
+    }
+
+
+def test_strict_reads_nothing_beside_the_support_images(project):
+    run = opened(project).train_few_shot("Brain", 2, "strict")
+    assert run.epoch == len(run.log) and run.log["selection"].isna().all()
+    # the images that sound selects on may be gone
+    for record in opened(project).support("Brain", 2, draw=0).rest:
+        record.path.write_bytes(b"not an image")
+    assert torch.equal(weights(opened(project).train_few_shot("Brain", 2, "strict")), weights(run))
+    with pytest.raises(MvfaError):
+        opened(project).train_few_shot("Brain", 2, "sound")
+
+
+def test_without_a_rest_of_valid_the_last_epoch_is_kept(project):
+    said = []
+    pool = opened(project).dataset("Brain").records("valid")
+    shots = len(pool) // 2
+    run = Experiment.open(project / "params.yaml", said.append).train_few_shot("Brain", shots)
+    assert run.epoch == len(run.log) and run.log["selection"].isna().all()
+    assert any("last epoch is kept" in line for line in said)
 
 
 def test_sound_scores_do_not_depend_on_the_other_test_images(project):

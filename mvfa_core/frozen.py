@@ -1,0 +1,156 @@
+"""Transformer blocks whose weights never change, computed on the CPU without what only trainable ones need.
+
+Three things make the difference to `open_clip`'s own blocks, which stay in charge everywhere else:
+
+- Weights are cast to the working precision once; autocast would cast frozen ones at every call.
+- Large products in single precision go to oneDNN, which keeps the cores busier than the BLAS behind
+  `torch.nn.functional.linear` where few rows meet a large matrix. Its operator is private to PyTorch, so the
+  public one takes over where it is missing.
+- The backward pass multiplies with a transposed copy of the half-precision weights: their rows then lie in
+  the order in which the product reads them. Nothing is kept for gradients of weights, there are none.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# the narrowest width worth it: in smaller blocks the products are not what takes the time
+WIDE = 512
+# score matrices of longer sequences fill the memory; the fused attention never holds them
+MOST_TOKENS = 1024
+
+
+def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """`x Wᵀ + b` by oneDNN on plain tensors, or None where this PyTorch lacks it."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise.default
+        product = lambda x, weight, bias: operator(x, weight, bias, "none", [], "")
+        x, weight, bias = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
+        return product if torch.equal(product(x, weight, bias), torch.full((2, 4), 4.0)) else None
+    # whatever a private operator of another version raises: the public one computes the same
+    except Exception:
+        return None
+
+
+_LINEAR = _onednn()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., I), (O, I), (O,) -> (..., O); no gradient flows through it."""
+    if _LINEAR is not None and x.dtype == torch.float32 and x.numel():
+        return _LINEAR(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class _Product(torch.autograd.Function):
+    """`layer` with a gradient for its input alone."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: "FrozenLinear") -> Tensor:
+        ctx.layer = layer
+        return layer.forward(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.backward(gradient.contiguous()), None
+
+
+class FrozenLinear:
+    """A linear layer that never learns, seen through its parameters; copies are remade when those change.
+
+    Args:
+        weight: (O, I). bias: (O,) or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.weight, self.bias = weight, bias
+        self._state: tuple = ()
+
+    def _refresh(self, dtype: torch.dtype) -> None:
+        """Working copies in `dtype`; in the parameters' own precision they are the parameters."""
+        tensors = [t for t in (self.weight, self.bias) if t is not None]
+        state = (dtype, *((t.data_ptr(), t._version) for t in tensors))
+        if state == self._state:
+            return
+        self._state, self._back = state, None
+        self._weight = self.weight.detach().to(dtype)
+        self._bias = None if self.bias is None else self.bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., I) in the working precision -> (..., O)."""
+        self._refresh(x.dtype)
+        return _Product.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self._weight, self._bias)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        if gradient.dtype == torch.float32:
+            return linear(gradient, self._weight.T)
+        if self._back is None:
+            self._back = self._weight.T.contiguous()
+        return linear(gradient, self._back)
+
+
+class FrozenBlock:
+    """One of `open_clip`'s `ResidualAttentionBlock`s with frozen weights, on the CPU.
+
+    Tokens between blocks stay in single precision, as they do under autocast; what a block adds to them is
+    computed in the working precision.
+    """
+
+    def __init__(self, block: nn.Module):
+        attention, mlp = block.attn, block.mlp
+        self.block = block
+        self.heads = attention.num_heads
+        self.inner = FrozenLinear(attention.in_proj_weight, attention.in_proj_bias)
+        self.outer = FrozenLinear(attention.out_proj.weight, attention.out_proj.bias)
+        self.up = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
+        self.down = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
+
+    @staticmethod
+    def serves(block: nn.Module) -> bool:
+        """Whether `block` is built as this class expects, and wide enough to gain by it."""
+        attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+        return (
+            type(block).__name__ == "ResidualAttentionBlock"
+            and isinstance(attention, nn.MultiheadAttention)
+            and attention.in_proj_weight is not None
+            and attention.bias_k is None
+            and attention.embed_dim >= WIDE
+            and list(dict(mlp.named_children())) == ["c_fc", "gelu", "c_proj"]
+        )
+
+    def ready(self, tokens: Tensor) -> bool:
+        """Tokens are on the CPU in single precision, and no weight of the block asks for a gradient."""
+        plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32
+        return plain and not any(p.requires_grad or p.dtype != torch.float32 for p in self.block.parameters())
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(N, L, width) -> (N, L, width), float32; works in the precision of the surrounding autocast."""
+        half = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+        with torch.autocast("cpu", enabled=False):
+            block = self.block
+            tokens = tokens + block.ls_1(self.outer(self._attention(block.ln_1(tokens).to(dtype))))
+            hidden = self.up(block.ln_2(tokens).to(dtype))
+            return tokens + block.ls_2(self.down(block.mlp.gelu(hidden)))
+
+    def _attention(self, tokens: Tensor) -> Tensor:
+        """(N, L, width) -> what the heads gathered, (N, L, width)."""
+        n, count, width = tokens.shape
+        parts = self.inner(tokens).view(n, count, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        if tokens.dtype == torch.float32 or count > MOST_TOKENS:
+            found = F.scaled_dot_product_attention(query, key, value)
+        else:
+            # in bf16 the fused kernel is slower than two products, twice so backwards
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+            found = scores.softmax(dim=-1) @ value
+        return found.transpose(1, 2).reshape(n, count, width)

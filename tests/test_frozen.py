@@ -1,0 +1,110 @@
+"""The CPU's own way through frozen blocks against `open_clip`'s blocks."""
+
+import copy
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from parity import fill_by_name
+
+from mvfa_core import frozen
+from mvfa_core.backbones import OpenClipVit
+from mvfa_core.frozen import FrozenBlock, FrozenLinear
+
+WIDE_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 24, "layers": 2, "width": 512, "head_width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def wide(**vision) -> OpenClipVit:
+    model = CLIP(**(WIDE_CLIP | {"vision_cfg": WIDE_CLIP["vision_cfg"] | vision}))
+    fill_by_name(model, salt=3, scale=0.4)
+    return OpenClipVit(model, tokenizer=None)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> OpenClipVit:
+    return wide()
+
+
+def tokens() -> torch.Tensor:
+    return torch.randn(3, 10, 512, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def both(backbone, half: bool):
+    """Output and input gradient of the blocks as `open_clip` runs them and as `run` does."""
+    for own in (False, True):
+        x = tokens()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            if own:
+                y = backbone.run(x, 0, 2)
+            else:
+                y = x
+                for block in backbone.model.visual.transformer.resblocks:
+                    y = block(y)
+        y.sin().sum().backward()
+        yield y.detach(), x.grad
+
+
+@pytest.mark.parametrize("options", [{}, {"ls_init_value": 0.3}])
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 2e-2)])
+def test_a_frozen_block_computes_what_the_block_computes(options, half, tolerance):
+    theirs, ours = both(wide(**options), half)
+    for expected, found in zip(theirs, ours, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert not torch.equal(theirs[0], torch.zeros_like(theirs[0]))
+
+
+def test_long_sequences_go_to_the_fused_attention(backbone, monkeypatch):
+    monkeypatch.setattr(frozen, "MOST_TOKENS", 4)
+    theirs, ours = both(backbone, half=True)
+    assert (ours[0] - theirs[0]).abs().max() <= 2e-2 * theirs[0].abs().max()
+
+
+def test_without_onednn_the_results_are_the_same(backbone, monkeypatch):
+    with torch.no_grad():
+        expected = backbone.run(tokens(), 0, 2)
+        monkeypatch.setattr(frozen, "_LINEAR", None)
+        found = backbone.run(tokens(), 0, 2)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_changed_weights_are_noticed(backbone):
+    changed = copy.deepcopy(backbone)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = changed.run(tokens(), 0, 1)
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+        after = changed.run(tokens(), 0, 1)
+        assert not torch.allclose(before, after)
+        assert torch.equal(backbone.run(tokens(), 0, 1), before)
+
+
+def test_a_block_that_learns_is_left_to_autograd():
+    backbone = wide()
+    weight = backbone.model.visual.transformer.resblocks[1].mlp.c_fc.weight.requires_grad_(True)
+    fast = backbone._fast
+    assert fast[0].ready(tokens()) and not fast[1].ready(tokens())
+    backbone.run(tokens(), 0, 2).sum().backward()
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
+
+
+def test_narrow_blocks_stay_with_open_clip():
+    assert FrozenBlock.serves(wide().model.visual.transformer.resblocks[0])
+    assert not FrozenBlock.serves(wide(width=256).model.visual.transformer.resblocks[0])
+
+
+def test_the_half_precision_backward_is_that_of_a_linear_layer():
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(6, 4, generator=generator), torch.randn(6, generator=generator)
+    layer = FrozenLinear(weight, bias)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)):
+        x = torch.randn(2, 3, 4, generator=generator).to(dtype).requires_grad_()
+        y = layer(x)
+        y.float().square().sum().backward()
+        expected = 2 * (x.detach().float() @ weight.T + bias) @ weight
+        assert y.dtype == dtype
+        assert (x.grad.float() - expected).abs().max() <= tolerance * expected.abs().max()
