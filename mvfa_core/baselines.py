@@ -2,12 +2,15 @@
 
 Few-shot baselines are named as runs are, with their own word for `shot`: `4-memory/sound/0`,
 `4-projector/sound/0`, `4-probe/sound/0`. They follow the sound protocol whatever the settings ask for: nothing
-of the test split is read, the last epoch is kept, ranges come from the support images. `winclip` needs no
-images at all. CLIP itself, pooled and by patches, is in `judging.clip_verdicts`.
+of the test split is read, ranges come from the support images, and where there are epochs to choose from, the
+rest of the valid split chooses. `winclip` needs no images at all. CLIP itself, pooled and by patches, is in
+`judging.clip_verdicts`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -19,13 +22,15 @@ from torch.nn import functional as F
 from mvfa_core.adapters import LevelTokens
 from mvfa_core.backbones import Backbone
 from mvfa_core.devices import gradient_scaler
-from mvfa_core.experiment import Experiment, TestSet
+from mvfa_core.experiment import Experiment, TestSet, selection_score
 from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, few_shot_verdict
 from mvfa_core.plain import PlainPass, Support, plain_passes
 from mvfa_core.training import TrainingPart, fit
 from mvfa_core.windows import window_verdict
 
 Detector = Callable[[PlainPass], Verdict]
+
+KEPT_NUMBERS = 1 << 28  # of plain tokens, 1 GiB: more than that is cheaper to compute again than to hold
 
 
 # --- CLIP + memory bank -----------------------------------------------------------------------------------
@@ -71,8 +76,8 @@ class Projectors(nn.Module):
     def branch_parameters(self, branch: str) -> list[nn.Parameter]:
         return list((self.seg if branch == "seg" else self.det).parameters())
 
-    def forward(self, backbone: Backbone, packed: Tensor) -> LevelTokens:
-        """Packed tokens (N, M) -> per level and branch (N, L, D)."""
+    def forward(self, backbone: Backbone, packed: Tensor, to_the_end: bool = True) -> LevelTokens:
+        """Packed tokens (N, M) -> per level and branch (N, L, D); there is no end to run to."""
         parts = packed.split([length * width for length, width in self.shapes], dim=1)
         levels = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
         seg, det = (
@@ -83,12 +88,17 @@ class Projectors(nn.Module):
 
 
 def train_projectors(support: Support) -> Projectors:
-    """By MVFA's losses, optimiser and few-shot schedule, on the same support images; the last epoch is kept."""
+    """By MVFA's losses, optimiser and few-shot schedule, on the same support images.
+
+    The epoch that does best on the rest of the valid split is kept, as MVFA's is under `sound`, or the last one
+    where nothing is left.
+    """
     experiment, few = support.experiment, support.experiment.settings.few_shot
     seed = experiment.settings.seed + support.draw
     shapes = [tuple(tokens.shape[1:]) for tokens in support.seen.levels]
     projectors = Projectors(shapes, experiment.backbone.text_width, seed).to(experiment.device)
     part = TrainingPart(support.name, support.seen.packed, support.labels, support.masks, support.text)
+    probe, best, kept = _held_out_probe(support), -1.0, None
     for _ in fit(
         experiment.backbone,
         projectors,
@@ -100,8 +110,42 @@ def train_projectors(support: Support) -> Projectors:
         autocast=experiment.autocast,
         scaler=gradient_scaler(experiment.settings.dtype, experiment.device),
     ):
-        pass
+        score = None if probe is None else probe(projectors)
+        if score is not None and score > best:
+            best, kept = score, deepcopy(projectors.state_dict())
+    if kept is not None:
+        projectors.load_state_dict(kept)
     return projectors
+
+
+def _held_out_probe(support: Support) -> Callable[[Projectors], float] | None:
+    """Scores projectors on the rest of the valid split as MVFA's runs are scored; None where nothing is left."""
+    experiment = support.experiment
+    images = experiment.held_out(support.name, support.drawn)
+    if images is None:
+        return None
+    passes = _passes(experiment, images)
+    memory = torch.cat([support.memory_maps(seen) for seen in passes()])
+
+    def probe(projectors: Projectors) -> float:
+        judge = experiment.judge(support.name, projectors)
+        found = [judge.branches(seen.packed) for seen in passes()]
+        maps, scores = (torch.cat([getattr(f, key) for f in found]) for key in ("text_maps", "text_scores"))
+        branches = _fused(Branches(maps, scores), memory)
+        verdict = _few_shot_verdict(support, branches, FusionRanges.of(branches))
+        return selection_score(verdict, images.batch)
+
+    return probe
+
+
+def _fused(text: Branches, memory: Tensor) -> Branches:
+    """The text branch beside maps (N, S, S) of the memory branch."""
+    return Branches(text.text_maps, text.text_scores, memory, memory.mean(dim=(1, 2)))
+
+
+def _few_shot_verdict(support: Support, branches: Branches, ranges: FusionRanges) -> Verdict:
+    weight = support.experiment.settings.method.memory_weight
+    return few_shot_verdict(branches, ranges, support.has_masks, weight)
 
 
 def projector_detector(support: Support) -> Detector:
@@ -111,19 +155,14 @@ def projector_detector(support: Support) -> Detector:
     Departures: losses, schedule, fusion and image score are MVFA's, so that only adapter and projector differ;
     there is a second projector a level for the detection loss, since some data sets have no masks.
     """
-    experiment = support.experiment
-    judge: Judge = experiment.judge(support.name, train_projectors(support))
-
-    def fused(branches: Branches, maps: Tensor) -> Branches:
-        return Branches(branches.text_maps, branches.text_scores, maps, maps.mean(dim=(1, 2)))
-
+    judge: Judge = support.experiment.judge(support.name, train_projectors(support))
     order = support.rows(1) + support.rows(0)
-    ranges = FusionRanges.of(fused(judge.branches(support.seen.packed[order]), support.own_memory_maps))
+    seen_before = _fused(judge.branches(support.seen.packed[order]), support.own_memory_maps)
+    ranges = FusionRanges.of(seen_before)
 
     def detect(seen: PlainPass) -> Verdict:
-        branches = fused(judge.branches(seen.packed), support.memory_maps(seen))
-        weight = experiment.settings.method.memory_weight
-        return few_shot_verdict(branches, ranges, support.has_masks, weight)
+        branches = _fused(judge.branches(seen.packed), support.memory_maps(seen))
+        return _few_shot_verdict(support, branches, ranges)
 
     return detect
 
@@ -185,8 +224,10 @@ def baseline_verdicts(
     test: TestSet,
     shots: Sequence[int] | None = None,
     draws: Sequence[int] | None = None,
-) -> dict[str, Verdict]:
-    """Every baseline's verdict on the test set of data set `name`; the test images are passed through once.
+) -> Iterator[tuple[str, Verdict]]:
+    """Every baseline's name and verdict on the test set of data set `name`.
+
+    Only one draw's verdicts are held at a time: a test split of 17,000 images has maps of 4 GB a method.
 
     Args:
         experiment: settings, backbone, text and support sets.
@@ -198,28 +239,40 @@ def baseline_verdicts(
     Raises:
         MvfaError: k exceeds the pool, or an image cannot be read.
     """
+    text, size = experiment.text(name), experiment.settings.backbone.image_size
+    windows = partial(window_verdict, experiment.backbone, text=text, size=size, autocast=experiment.autocast)
+    passes = _passes(experiment, test)
+    yield from _judged(passes(), {"winclip": windows}).items()
     few = experiment.settings.few_shot
-    detectors: dict[str, Detector] = {}
     for k in few.shots if shots is None else shots:
         for draw in range(few.draws) if draws is None else draws:
             experiment.say(f"fitting baselines, {k} shots, draw {draw}")
             support = Support.of(experiment, name, k, draw)
-            for key, baseline in BASELINES.items():
-                if baseline.fit is not None:
-                    with torch.enable_grad():
-                        detectors[f"{k}-{key}/sound/{draw}"] = baseline.fit(support)
-    text, size = experiment.text(name), experiment.settings.backbone.image_size
-    detectors["winclip"] = lambda seen: window_verdict(
-        experiment.backbone, seen, text, size, experiment.autocast
-    )
+            with torch.enable_grad():
+                detectors = {
+                    f"{k}-{key}/sound/{draw}": baseline.fit(support)
+                    for key, baseline in BASELINES.items()
+                    if baseline.fit is not None
+                }
+            yield from _judged(passes(), detectors).items()
 
-    found: dict[str, list[Verdict]] = {method: [] for method in detectors}
-    for seen in plain_passes(experiment, test.tokens, test.batch.images):
+
+def _passes(experiment: Experiment, test: TestSet) -> Callable[[], Iterator[PlainPass]]:
+    """Gives the plain passes over the test images once a call: kept where they are small, else run anew."""
+    if test.tokens.numel() * (len(experiment.levels) + 1) > KEPT_NUMBERS:
+        return lambda: plain_passes(experiment, test.tokens, test.batch.images)
+    kept = list(plain_passes(experiment, test.tokens, test.batch.images))
+    # what a pass has worked out for one draw's memory is of no use to the next
+    return lambda: (replace(seen, known={}) for seen in kept)
+
+
+def _judged(passes: Iterable[PlainPass], detectors: dict[str, Detector]) -> dict[str, Verdict]:
+    """The detectors' verdicts, from one pass over the test images."""
+    parts: dict[str, list[Verdict]] = {method: [] for method in detectors}
+    for seen in passes:
         for method, detect in detectors.items():
-            found[method].append(detect(seen))
-    # by baseline, then by shots and draw: the order of the tables
-    order = sorted(found, key=lambda m: list(BASELINES).index(m.split("/")[0].rpartition("-")[2]))
-    return {method: _joined(found[method]) for method in order}
+            parts[method].append(detect(seen))
+    return {method: _joined(found) for method, found in parts.items()}
 
 
 def _joined(parts: list[Verdict]) -> Verdict:

@@ -1,22 +1,54 @@
 """Verdicts on one data set's test split -> figures of merit with intervals, and what the report needs."""
 
 import json
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mvfa_core.baselines import baseline_label, baseline_verdicts
 from mvfa_core.errors import MvfaError
 from mvfa_core.experiment import Experiment, TestSet
+from mvfa_core.gallery import Collector, judging_method
 from mvfa_core.judging import Verdict
-from mvfa_core.methods import group_of, is_mvfa
+from mvfa_core.methods import group_of, place_of
 from mvfa_core.metrics import image_metrics, pixel_metrics
+from mvfa_core.operating import at_threshold
 from mvfa_core.runs import Run
 from mvfa_core.uncertainty import bootstrap_interval, image_auroc_samples, pixel_auroc_samples, spread
 from mvfa_core.writing import write_text, write_through
+
+# Settings that decide a result and are no paths: those differ between machines that find the same.
+_PARAMETERS = {
+    "protocols": set(),
+    "backbone": {"model", "weights"},  # each run's backbone names them, with a hash
+    "method": set(),
+    "few_shot": {"support_lists"},  # each run names its support images
+    "zero_shot": set(),
+    "evaluation": set(),
+}
+_PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
+
+
+def all_verdicts(
+    experiment: Experiment, name: str, runs: Sequence[Run], test: TestSet
+) -> Iterator[tuple[str, Verdict]]:
+    """Every method's name and verdict on a test set, a few at a time: the maps of all would fill the memory.
+
+    The run that chooses the pictures comes first, then CLIP in both readings and untrained adapters, the other
+    runs, and the baselines.
+    """
+    first = judging_method([run.method for run in runs]) if runs else None
+    for run in sorted(runs, key=lambda run: run.method != first):
+        experiment.say(f"judging {run.method}")
+        yield run.method, experiment.verdict(name, run, test)
+    yield from experiment.verdicts(name, [], test).items()
+    yield from baseline_verdicts(experiment, name, test)
 
 
 @dataclass
@@ -25,6 +57,7 @@ class Evaluation:
 
     metrics: {method group: {metric: value or None}}, AUROCs with `_low` and `_high` (95 % bootstrap over
         images) and, with several support draws, their mean as value and `_std`, `_min`, `_max` over draws.
+        None is a metric that is undefined on these images; one that a method cannot have is not there.
     scores: a row an image: name, label, one column a method.
     samples: {`<group>:<metric>`: (resamples,) bootstrap values}, for averages over data sets.
     gallery: arrays of the pictures that the panels show.
@@ -44,33 +77,54 @@ class Evaluation:
         experiment: Experiment,
         name: str,
         test: TestSet,
-        verdicts: Mapping[str, Verdict],
-        runs: list[Run],
-    ):
-        options = experiment.settings.evaluation
+        verdicts: Mapping[str, Verdict] | Iterable[tuple[str, Verdict]],
+        runs: Sequence[Run],
+        thresholds: Mapping[str, float] | None = None,
+    ) -> "Evaluation":
+        """Measure each verdict as it comes and let go of its maps, but for those of the gallery.
+
+        Args:
+            experiment: whose settings name resamples and seed.
+            name: the data set.
+            test: its test split.
+            verdicts: of each method, see `all_verdicts`; no maps are kept back where a few-shot run is first.
+            runs: the trained ones among the methods, for the provenance.
+            thresholds: of methods for which one was set without the test split, see `operating.py`.
+        """
         labels = test.batch.labels.numpy().astype(int)
         masks = None if test.batch.masks is None else test.batch.masks.numpy()
-        groups: dict[str, list[Verdict]] = {}
-        for method, verdict in verdicts.items():
-            groups.setdefault(group_of(method), []).append(verdict)
-        metrics, samples = {}, {}
-        for group, members in groups.items():
-            experiment.say(f"measuring {group}")
-            metrics[group], found = _measure(
-                members, labels, masks, options.bootstrap, experiment.settings.seed
-            )
-            samples |= {f"{group}:{metric}": values for metric, values in found.items()}
-        scores = pd.DataFrame({"image": [record.name for record in test.records], "label": labels})
-        for method, verdict in verdicts.items():
+        measure = partial(
+            _measure,
+            labels=labels,
+            masks=masks,
+            resamples=experiment.settings.evaluation.bootstrap,
+            seed=experiment.settings.seed,
+        )
+        gallery = Collector(test, experiment.settings.evaluation.gallery)
+        measured: dict[str, _Measured] = {}
+        scores: dict[str, np.ndarray] = {}
+        pairs = verdicts.items() if isinstance(verdicts, Mapping) else verdicts
+        for method, verdict in pairs:
+            experiment.say(f"measuring {method}")
+            measured[method] = measure(verdict, threshold=(thresholds or {}).get(method))
             scores[method] = verdict.scores.numpy()
-        provenance = {
-            "test_images": len(labels),
-            "test_hash": test.hash,
-            "runs": {
-                run.method: run.provenance | {"epoch": run.epoch, "support": run.support} for run in runs
-            },
-        }
-        return cls(name, metrics, scores, samples, _gallery(test, verdicts, options.gallery), provenance)
+            if baseline_label(group_of(method)) is None:  # maps of the other baselines are shown nowhere
+                gallery.add(method, verdict)
+        order = sorted(measured, key=lambda method: place_of(group_of(method)))
+        metrics, samples = {}, {}
+        for group in dict.fromkeys(map(group_of, order)):
+            members = [measured[method] for method in order if group_of(method) == group]
+            metrics[group], found = _over_draws(members)
+            samples |= {f"{group}:{metric}": values for metric, values in found.items()}
+        table = pd.DataFrame({"image": [record.name for record in test.records], "label": labels})
+        return cls(
+            name,
+            metrics,
+            pd.concat([table, pd.DataFrame({method: scores[method] for method in order})], axis=1),
+            samples,
+            gallery.arrays(order),
+            _provenance(experiment, name, test, runs),
+        )
 
     def save(self, results: str | Path, bulk: str | Path) -> None:
         """Small readable files under `results`, arrays under `bulk`."""
@@ -116,27 +170,40 @@ def _savez(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         np.savez_compressed(handle, **{key.replace("/", "|"): value for key, value in arrays.items()})
 
 
-def _measure(members: list[Verdict], labels, masks, resamples: int, seed: int):
+@dataclass
+class _Measured:
+    """One verdict's metrics, and bootstrap samples of its AUROCs where they are defined."""
+
+    values: dict[str, float | None]
+    samples: dict[str, np.ndarray]
+
+
+def _measure(
+    verdict: Verdict, labels, masks, resamples: int, seed: int, threshold: float | None
+) -> _Measured:
+    scores = verdict.scores.numpy()
+    values = image_metrics(labels, scores)
+    samples = {"image_auroc": image_auroc_samples(labels, scores, resamples, seed)}
+    if threshold is not None:
+        values |= at_threshold(labels, scores, threshold)
+    if masks is not None and verdict.maps is not None:
+        maps = verdict.maps.numpy()
+        values |= pixel_metrics(maps, masks)
+        samples["pixel_auroc"] = pixel_auroc_samples(maps, masks, labels, resamples, seed)
+    return _Measured(values, samples)
+
+
+def _over_draws(members: Sequence[_Measured]) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
     """Metrics of one method group, averaged over its draws, and bootstrap samples of its AUROCs."""
-    each, image_samples, pixel_samples = [], [], []
-    for verdict in members:
-        scores = verdict.scores.numpy()
-        values = image_metrics(labels, scores)
-        image_samples.append(image_auroc_samples(labels, scores, resamples, seed))
-        if masks is not None and verdict.maps is not None:
-            maps = verdict.maps.numpy()
-            values |= pixel_metrics(maps, masks)
-            pixel_samples.append(pixel_auroc_samples(maps, masks, labels, resamples, seed))
-        each.append(values)
-    table = pd.DataFrame(each, dtype=float)
+    table = pd.DataFrame([member.values for member in members], dtype=float)
     result: dict[str, float | None] = {}
     samples = {}
     for metric in table:
         column = table[metric]
         result[metric] = None if column.isna().any() else float(column.mean())
-        found = {"image_auroc": image_samples, "pixel_auroc": pixel_samples}.get(metric)
-        if found and result[metric] is not None:
+        if metric in members[0].samples and result[metric] is not None:
             # the same images are drawn for every support draw, so the mean keeps their correlation
+            found = [member.samples[metric] for member in members]
             samples[metric] = np.mean(found, axis=0).astype(np.float32)
             interval = bootstrap_interval(samples[metric])
             result[f"{metric}_low"], result[f"{metric}_high"] = interval.low, interval.high
@@ -147,36 +214,32 @@ def _measure(members: list[Verdict], labels, masks, resamples: int, seed: int):
     return result, samples
 
 
+def _provenance(experiment: Experiment, name: str, test: TestSet, runs: Sequence[Run]) -> dict:
+    """What is needed to obtain a result again; nothing of where or when it was."""
+    settings = experiment.settings
+    parameters = settings.model_dump(
+        mode="json",
+        include=set(_PARAMETERS),
+        exclude={key: hidden for key, hidden in _PARAMETERS.items() if hidden},
+    )
+    parameters["dataset"] = settings.dataset(name).model_dump(mode="json", exclude={"root"})
+    return {
+        "test_images": len(test.records),
+        "test_hash": test.hash,
+        "seed": settings.seed,
+        "dtype": settings.dtype,
+        "device": experiment.device.type,
+        "processor": platform.machine(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "parameters": parameters,
+        "baselines": "fitted on the support images of the run with the same shots and draw; the rest of the valid "
+        "split chooses the projector's epoch",
+        "runs": {run.method: run.provenance | {"epoch": run.epoch, "support": run.support} for run in runs},
+    }
+
+
 def _rounded(value):
     """Six decimals: beyond them two machines differ for no reason that a reader cares about."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _gallery(test: TestSet, verdicts: Mapping[str, Verdict], count: int) -> dict[str, np.ndarray]:
-    """Images of either class spread over the range of the best-informed method's scores, with their maps.
-
-    Two thirds are abnormal, from the clearest hit to the clearest miss; the others run from the loudest
-    normal image downwards.
-    """
-    shown = [method for method, verdict in verdicts.items() if verdict.maps is not None]
-    judge = verdicts[next((m for m in shown if is_mvfa(m) and not m.startswith("zero")), shown[-1])]
-    labels, scores = test.batch.labels.numpy(), judge.scores.numpy()
-    abnormal = round(count * 2 / 3)
-    rows = []
-    for label, quantity in ((1, abnormal), (0, count - abnormal)):
-        order = np.flatnonzero(labels == label)
-        order = order[np.argsort(-scores[order], kind="stable")]
-        quantiles = np.linspace(0.03, 0.97 if label else 0.6, quantity)
-        rows += [order[round(q * (len(order) - 1))] for q in quantiles]
-    images = test.batch.images[rows].permute(0, 2, 3, 1).numpy()
-    result = {"rows": np.asarray(rows), "images": images}
-    if test.batch.masks is not None:
-        result["masks"] = test.batch.masks[rows].numpy()
-    for method in shown:
-        maps = verdicts[method].maps
-        # the spread over all test images fixes a shared colour scale
-        result[f"range:{method}"] = np.quantile(maps[:, ::3, ::3].numpy(), [0.02, 0.998]).astype(np.float32)
-        result[f"map:{method}"] = maps[rows].numpy().astype(np.float16)
-    return result

@@ -22,6 +22,42 @@ def is_mvfa(group: str) -> bool:
     return group.split("/")[0].endswith("-shot")
 
 
+def shots_of(group: str) -> int:
+    """How many images of each kind the group's methods saw of the target.
+
+    >>> shots_of("4-shot/sound"), shots_of("16-memory/sound"), shots_of("zero-shot/paper"), shots_of("winclip")
+    (4, 16, 0, 0)
+    """
+    head = group.split("-")[0]
+    return int(head) if head.isdigit() else 0
+
+
+# the order of tables and figures: without the target's images first, then by what is trained
+_KINDS = (
+    "clip-pooled",
+    "clip-patch",
+    "winclip",
+    "untrained",
+    "memory",
+    "probe",
+    "projector",
+    "zero-shot",
+    "shot",
+)
+
+
+def place_of(group: str) -> tuple:
+    """Where a method group stands in tables, as a key to sort by.
+
+    >>> sorted(["10-shot/sound", "2-shot/paper", "2-shot/sound", "2-memory/sound", "clip-pooled"], key=place_of)
+    ['clip-pooled', '2-memory/sound', '2-shot/sound', '2-shot/paper', '10-shot/sound']
+    """
+    setting, _, protocol = group.partition("/")
+    shots = shots_of(group)
+    kind = setting.removeprefix(f"{shots}-")
+    return (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), shots, protocol != "sound", protocol)
+
+
 def several_protocols(groups: Iterable[str]) -> bool:
     """Whether a table of these groups must name protocols."""
     return len({group.split("/")[1] for group in groups if "/" in group}) > 1

@@ -13,6 +13,7 @@ from mvfa_core.backbones import Backbone
 from mvfa_core.devices import on_device
 from mvfa_core.experiment import Experiment
 from mvfa_core.memory import MemoryBank, memory_maps
+from mvfa_core.support import SupportSet
 
 
 @dataclass
@@ -73,12 +74,14 @@ def plain_passes(experiment: Experiment, tokens: Tensor, images: Tensor | None =
 class Support:
     """The augmented k + k support images of one draw, as the baselines see them.
 
-    seen: the plain pass over all of them. labels: (N,) in {0, 1}. masks: (N, S, S) in {0, 1} or None.
+    drawn: which images they are, and which are left. seen: the plain pass over all of them. labels: (N,) in
+    {0, 1}. masks: (N, S, S) in {0, 1} or None.
     """
 
     experiment: Experiment
     name: str
     draw: int
+    drawn: SupportSet
     seen: PlainPass
     labels: Tensor
     masks: Tensor | None
@@ -86,13 +89,13 @@ class Support:
     @classmethod
     def of(cls, experiment: Experiment, name: str, shots: int, draw: int) -> "Support":
         """The very images that MVFA's run of the same data set, shots and draw is trained on."""
-        chosen = experiment.support(name, shots, draw).chosen
-        tokens, labels, masks = experiment.support_tokens(name, chosen)
+        drawn = experiment.support(name, shots, draw)
+        tokens, labels, masks = experiment.support_tokens(name, drawn.chosen)
         parts = list(plain_passes(experiment, tokens))
         levels = [torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True)]
         last, pooled = (torch.cat([getattr(part, key) for part in parts]) for key in ("last", "pooled"))
         seen = PlainPass(levels, last, pooled)
-        return cls(experiment, name, draw, seen, labels, masks)
+        return cls(experiment, name, draw, drawn, seen, labels, masks)
 
     @property
     def text(self) -> Tensor:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.evaluation import Evaluation
+from mvfa_core.report import method_label
 from mvfa_core.settings import Settings
-from mvfa_core.significance import label
 
 PAPER_MODEL = "ViT-L-14-336"
 PAPER_IMAGE_SIZE = 240
@@ -79,6 +79,11 @@ def wide_published(table: pd.DataFrame) -> pd.DataFrame:
     return result.map(lambda value: "-" if pd.isna(value) else f"{value:.2f}").reset_index()
 
 
+def phantoms(evaluations: Sequence[Evaluation], settings: Settings) -> list[str]:
+    """Names of the data sets that are the demo's."""
+    return [e.dataset for e in evaluations if "demo" in PurePath(settings.dataset(e.dataset).root).parts]
+
+
 def why_not_comparable(evaluations: Sequence[Evaluation], settings: Settings) -> str | None:
     """One sentence why published figures may not stand beside these, or None if they may.
 
@@ -98,9 +103,9 @@ def why_not_comparable(evaluations: Sequence[Evaluation], settings: Settings) ->
         if backbone.get("image_size") != PAPER_IMAGE_SIZE:
             found = f"it at {backbone.get('image_size')} instead of {PAPER_IMAGE_SIZE} px"
             return DIFFERENT_BACKBONE.format(model=PAPER_MODEL, found=found)
-    shown = [e.dataset for e in evaluations if "demo" in PurePath(settings.dataset(e.dataset).root).parts]
-    if shown:
-        return DIFFERENT_BACKBONE.format(model=PAPER_MODEL, found=f"phantoms ({', '.join(shown)})")
+    drawn = phantoms(evaluations, settings)
+    if drawn:
+        return DIFFERENT_BACKBONE.format(model=PAPER_MODEL, found=f"phantoms ({', '.join(drawn)})")
     return None
 
 
@@ -140,7 +145,7 @@ def beside_measured(evaluations: Sequence[Evaluation], settings: Settings) -> tu
 def _measured(row: dict, group: str, found: dict) -> dict:
     value, low, high = (100 * found[row["metric"] + end] for end in ("", "_low", "_high"))
     return {
-        "measured_as": label(group),
+        "measured_as": method_label(group, True),
         "same_method": row["method"] == "MVFA",
         "measured_percent": value,
         "low_percent": low,

@@ -1,14 +1,16 @@
-"""Evaluations -> tables and sentences. Every figure in them comes from the evaluations handed in."""
+"""Evaluations -> tables. Every figure in them comes from the evaluations handed in."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mvfa_core.baselines import baseline_label
 from mvfa_core.evaluation import Evaluation
-from mvfa_core.methods import is_mvfa, several_protocols
-from mvfa_core.uncertainty import bootstrap_interval
+from mvfa_core.methods import is_mvfa, place_of, several_protocols
+from mvfa_core.uncertainty import bootstrap_interval, macro_samples
 from mvfa_core.writing import write_text
 
 # Fixed before any result was seen: CLIP's own zero-shot classification for images, and its patch tokens for
@@ -17,8 +19,88 @@ BASELINES = {"image_auroc": "clip-pooled", "pixel_auroc": "clip-patch"}
 PLAIN_READINGS = tuple(BASELINES.values())
 METRIC_NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 MEAN = "mean"
+UNDEFINED = "undefined: one class only"
 
 _NAMES = {"clip-pooled": "CLIP, pooled", "clip-patch": "CLIP, patches", "untrained": "untrained adapters"}
+
+# What the compare stage saves, in reading order: name of the file, title, one sentence for whoever meets the
+# table alone.
+TABLES = {
+    "image_auroc": (
+        "Image AUROC",
+        "Value and 95 % bootstrap interval over test images, few-shot values as means over support draws; a "
+        "star marks where MVFA differs, for better or worse, from the stronger plain reading of CLIP (p below "
+        "0.05, DeLong's test with Holm's correction over data sets).",
+    ),
+    "pixel_auroc": (
+        "Pixel AUROC",
+        "As the table of image AUROCs, for data sets with masks; the test is a paired bootstrap over images.",
+    ),
+    "gain": (
+        "Gain over plain CLIP",
+        "MVFA minus each plain reading with a paired 95 % interval; a star marks an interval that leaves out "
+        "zero, without correction.",
+    ),
+    "where": (
+        "Where MVFA helps and where it does not",
+        "MVFA beside the best of all baselines that see no more images of the target, per data set; the best is "
+        "picked on the test split, which favours the baselines.",
+    ),
+    "baselines": (
+        "All baselines, image AUROC",
+        "Every method on the same backbone, prompts, support images and test images, with 95 % intervals.",
+    ),
+    "baselines_pixel": (
+        "All baselines, pixel AUROC",
+        "As above, for methods that give a map and data sets with masks.",
+    ),
+    "significance": (
+        "Is the difference chance?",
+        "MVFA minus each baseline and p after Holm's correction over data sets: DeLong's test for images, a "
+        "paired bootstrap over images for pixels and means; a star marks p below 0.05.",
+    ),
+    "draws": (
+        "Spread over support draws",
+        "Mean, standard deviation and range over different support sets of the same size.",
+    ),
+    "ranks": (
+        "Ranks over data sets",
+        "Mean rank of each method, 1 the best, and the number of data sets it leads.",
+    ),
+    "operating": (
+        "Operating point",
+        "Sensitivity and specificity with a threshold from validation images that flags at most 5 % of the "
+        "normal ones, then sensitivity at 95 % specificity and F1-max, whose thresholds the test images set "
+        "themselves: upper bounds.",
+    ),
+    "more_metrics": (
+        "More metrics",
+        "Average precision of images and of pixels, per-region overlap up to 30 % false positives, best Dice.",
+    ),
+    "failures": (
+        "Worst misses and false alarms",
+        "For each abnormal image the share of normal images that score at least as high, for each normal one "
+        "the share of abnormal images that score at most as high; the worst of each data set.",
+    ),
+    "data": (
+        "The test images",
+        "How many there are of each data set, whether there are masks, and how hard it is: the best image AUROC of "
+        "any method.",
+    ),
+    "protocols": (
+        "What the protocol is worth",
+        "Sound and paper protocol of each cell and the optimism, their difference.",
+    ),
+    "published": (
+        "PUBLISHED figures, not measured here",
+        "AUROCs in percent as their authors or others printed them, with the source of each; no run of this "
+        "project is in this table.",
+    ),
+    "published_measured": (
+        "PUBLISHED figures beside measured ones",
+        "Only where the paper's backbone and data were run; percent.",
+    ),
+}
 
 
 def method_label(group: str, several_protocols: bool = False) -> str:
@@ -26,100 +108,101 @@ def method_label(group: str, several_protocols: bool = False) -> str:
 
     >>> method_label("4-shot/sound"), method_label("zero-shot/paper", several_protocols=True)
     ('MVFA 4-shot', 'MVFA zero-shot (paper)')
+    >>> method_label("4-memory/sound", several_protocols=True)
+    'CLIP + memory, 4 normal'
     """
-    if group in _NAMES:
-        return _NAMES[group]
+    known = _NAMES.get(group) or baseline_label(group)
+    if known is not None:
+        return known
     setting, protocol = group.split("/")
     return f"MVFA {setting}" + (f" ({protocol})" if several_protocols else "")
 
 
-def shared_groups(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Method groups that every data set has, in the order of the first one."""
-    return [group for group in evaluations[0].metrics if all(group in e.metrics for e in evaluations)]
-
-
 def groups_of(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Method groups that every data set has, baselines first, zero-shot next, then by shots."""
-
-    def rank(group: str):
-        setting, _, protocol = group.partition("/")
-        shots = int(setting.split("-")[0]) if setting[0].isdigit() else 0
-        return (
-            bool(protocol),
-            shots,
-            protocol != "sound",
-            list(_NAMES).index(group) if group in _NAMES else 0,
-        )
-
-    return sorted(shared_groups(evaluations), key=rank)
+    """Method groups that every data set has, in the order of tables."""
+    first, *others = (evaluation.metrics for evaluation in evaluations)
+    return sorted((group for group in first if all(group in o for o in others)), key=place_of)
 
 
-def comparison(evaluations: Sequence[Evaluation], metric: str) -> pd.DataFrame:
-    """Long table: dataset, method, value, low, high, std, draws; the last data set is their mean.
+def main_groups(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Those that the main tables show: CLIP in both readings, untrained adapters, MVFA."""
+    return [group for group in groups_of(evaluations) if baseline_label(group) is None]
 
-    Data sets or methods for which the metric is undefined have no row; the mean is over the data sets
-    that have it, with an interval from the mean of their bootstrap samples.
+
+def stronger_reading(evaluations: Sequence[Evaluation], metric: str) -> str | None:
+    """The plain reading of CLIP with the better mean over data sets; None where the metric has none."""
+    means = {}
+    for group in PLAIN_READINGS:
+        values = [e.metrics.get(group, {}).get(metric) for e in evaluations]
+        if any(value is not None for value in values):
+            means[group] = np.mean([value for value in values if value is not None])
+    return max(means, key=means.get) if means else None
+
+
+def comparison(
+    evaluations: Sequence[Evaluation], metric: str, groups: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Long table of an AUROC: dataset, method, value, low, high, std, draws; the last data set is their mean.
+
+    Methods that cannot have the metric have no row. Where it is undefined, value and interval are missing. The
+    mean is over the data sets that have it, with an interval from their bootstrap samples.
+
+    Args:
+        evaluations: one a data set.
+        metric: image_auroc or pixel_auroc.
+        groups: which methods; the main ones where None.
     """
     rows = []
-    for group in groups_of(evaluations):
-        values, samples = [], []
-        for evaluation in evaluations:
+    for group in main_groups(evaluations) if groups is None else groups:
+        known = [e for e in evaluations if metric in e.metrics[group]]
+        defined = [e for e in known if e.metrics[group][metric] is not None]
+        for evaluation in known:
             found = evaluation.metrics[group]
-            if found.get(metric) is None:
-                continue
-            values.append(found[metric])
-            samples.append(evaluation.samples[f"{group}:{metric}"])
-            rows.append(
-                {
-                    "dataset": evaluation.dataset,
-                    "method": group,
-                    "value": found[metric],
-                    "low": found[f"{metric}_low"],
-                    "high": found[f"{metric}_high"],
-                    "std": found.get(f"{metric}_std"),
-                    "draws": found["draws"],
-                }
-            )
-        if values:
-            interval = bootstrap_interval(np.mean(samples, axis=0))
-            rows.append(
-                {
-                    "dataset": MEAN,
-                    "method": group,
-                    "value": float(np.mean(values)),
-                    "low": interval.low,
-                    "high": interval.high,
-                    "std": None,
-                    "draws": found["draws"],
-                }
-            )
+            figures = [found.get(f"{metric}{end}") for end in ("", "_low", "_high", "_std")]
+            rows.append((evaluation.dataset, group, *figures, found["draws"]))
+        if defined:
+            value = float(np.mean([e.metrics[group][metric] for e in defined]))
+            interval = bootstrap_interval(macro_samples([e.samples[f"{group}:{metric}"] for e in defined]))
+            draws = defined[-1].metrics[group]["draws"]
+            rows.append((MEAN, group, value, interval.low, interval.high, None, draws))
+    columns = ["dataset", "method", "value", "low", "high", "std", "draws"]
+    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:6], float))
     order = [evaluation.dataset for evaluation in evaluations] + [MEAN]
-    table = pd.DataFrame(rows)
     return table.sort_values("dataset", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
+
+
+def difference_samples(evaluation: Evaluation, metric: str, group: str, baseline: str) -> np.ndarray:
+    """Bootstrap samples of `group` minus `baseline`: drawn with the same images in the same order, so paired."""
+    first, second = (evaluation.samples[f"{g}:{metric}"].astype(np.float64) for g in (group, baseline))
+    return first - second
 
 
 def difference(evaluations: Sequence[Evaluation], metric: str, group: str, baseline: str) -> pd.DataFrame:
     """`group` minus `baseline` per data set and on average, with paired 95 % bootstrap intervals.
 
-    Both methods' samples were drawn with the same images in the same order, so subtracting them pairs them.
+    Returns:
+        dataset, value, baseline_value, difference, low, high. No row where either cannot have the metric, a
+        row without figures where it is undefined; the mean is over the others.
     """
     rows, values, samples = [], [], []
-
-    def row(dataset: str, value: float, drawn: np.ndarray) -> tuple:
-        interval = bootstrap_interval(drawn)
-        return dataset, value, interval.low, interval.high
-
     for evaluation in evaluations:
-        a, b = (evaluation.metrics[g].get(metric) for g in (group, baseline))
-        if a is None or b is None:
+        metrics = [evaluation.metrics[g] for g in (group, baseline)]
+        if not all(metric in found for found in metrics):
             continue
-        sample = evaluation.samples[f"{group}:{metric}"] - evaluation.samples[f"{baseline}:{metric}"]
-        values.append(a - b)
-        samples.append(sample)
-        rows.append(row(evaluation.dataset, a - b, sample))
+        pair = [found[metric] for found in metrics]
+        if None in pair:
+            rows.append((evaluation.dataset, *[math.nan] * 5))
+            continue
+        values.append(pair)
+        samples.append(difference_samples(evaluation, metric, group, baseline))
+        interval = bootstrap_interval(samples[-1])
+        rows.append((evaluation.dataset, *pair, pair[0] - pair[1], interval.low, interval.high))
     if values:
-        rows.append(row(MEAN, float(np.mean(values)), np.mean(samples, axis=0)))
-    return pd.DataFrame(rows, columns=["dataset", "difference", "low", "high"])
+        first, second = np.mean(values, axis=0).tolist()
+        interval = bootstrap_interval(macro_samples(samples))
+        rows.append((MEAN, first, second, first - second, interval.low, interval.high))
+    columns = ["dataset", "value", "baseline_value", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def spread_out(cells: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
@@ -130,61 +213,59 @@ def spread_out(cells: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
     return result
 
 
-def _signed(value: float, low: float, high: float) -> str:
-    """A difference as it is printed; `*` marks an interval that leaves out zero."""
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{'*' if low > 0 or high < 0 else ''}"
+def signed(value: float, low: float, high: float, mark: bool | None = None) -> str:
+    """A difference as it is printed; `*` marks an interval that leaves out zero, or what `mark` says.
+
+    >>> signed(0.1, 0.05, 0.15), signed(math.nan, math.nan, math.nan)
+    ('+0.100 [+0.050, +0.150]*', 'undefined: one class only')
+    """
+    if math.isnan(value):
+        return UNDEFINED
+    marked = (low > 0 or high < 0) if mark is None else mark
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{'*' if marked else ''}"
 
 
-def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """The long comparison as people read it: a row a data set, a column a method, `value [low, high]`."""
+def wide(
+    table: pd.DataFrame, marked: set[tuple[str, str]] | None = None, by_method: bool = False
+) -> pd.DataFrame:
+    """The long comparison as people read it: `value [low, high]`.
+
+    Args:
+        table: as `comparison` gives it.
+        marked: (dataset, method) whose cells get a `*`, see `significance.marks`.
+        by_method: a row a method and a column a data set, for tables of many methods.
+    """
     several = several_protocols(table["method"])
+    marked = marked or set()
+
+    def cell(row) -> str:
+        if math.isnan(row.value):
+            return UNDEFINED
+        star = "*" if (row.dataset, row.method) in marked else ""
+        return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]{star}"
+
     cells = table.assign(
-        cell=[f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()],
-        method=[method_label(m, several) for m in table["method"]],
+        cell=[cell(row) for row in table.itertuples()],
+        method=[method_label(method, several) for method in table["method"]],
     )
-    return spread_out(cells, "dataset", "method")
+    return spread_out(cells, *(("method", "dataset") if by_method else ("dataset", "method")))
 
 
 def save_table(table: pd.DataFrame, folder: str | Path, name: str, shown: pd.DataFrame | None = None) -> None:
-    """CSV of the full table; Markdown and LaTeX of `shown` (or of the table itself)."""
+    """CSV of the full table; Markdown and LaTeX of `shown` (or of the table itself), without bare row numbers."""
     folder = Path(folder)
     shown = table if shown is None else shown
+    numbered = isinstance(shown.index, pd.RangeIndex)
+    style = shown.style.format(escape="latex")
+    latex = (style.hide(axis="index") if numbered else style).to_latex(hrules=True)
     write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
-    write_text(folder / f"{name}.md", shown.to_markdown() + "\n")
-    write_text(folder / f"{name}.tex", shown.style.format(escape="latex").to_latex(hrules=True))
+    # figures are text by now, a parser would drop their last zeros; a name may hold what parts cells
+    cells = shown.map(lambda cell: str(cell).replace("|", "\\|"))
+    write_text(folder / f"{name}.md", cells.to_markdown(index=not numbered, disable_numparse=True) + "\n")
+    write_text(folder / f"{name}.tex", latex)
 
 
-def findings(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Plain sentences: where does MVFA help, by how much, how sure are we, where does it not."""
-    sentences = []
-    for metric, name in METRIC_NAMES.items():
-        baselines = [b for b in PLAIN_READINGS if b in groups_of(evaluations)]
-        table = comparison(evaluations, metric)
-        means = table[table["dataset"] == MEAN].set_index("method")["value"]
-        best = max((b for b in baselines if b in means), key=lambda b: means[b])
-        for group in groups_of(evaluations):
-            if not is_mvfa(group) or group not in means:
-                continue
-            gain = difference(evaluations, metric, group, best)
-            total, each = gain.iloc[-1], gain.iloc[:-1]
-            better, worse = (list(each["dataset"][mask]) for mask in (each["low"] > 0, each["high"] < 0))
-            unsure = [d for d in each["dataset"] if d not in better + worse]
-            verdict = "above" if total.low > 0 else "below" if total.high < 0 else "not distinguishable from"
-            parts = [
-                f"{text} {', '.join(names)}"
-                for text, names in (
-                    ("better on", better),
-                    ("worse on", worse),
-                    ("no clear difference on", unsure),
-                )
-                if names
-            ]
-            sentences.append(
-                f"{method_label(group, True)} reaches a mean {name} of {means[group]:.3f}, {verdict} the stronger "
-                f"plain reading ({method_label(best)}, {means[best]:.3f}): difference {total.difference:+.3f} "
-                f"[{total.low:+.3f}, {total.high:+.3f}]; {'; '.join(parts)}."
-            )
-    return sentences
+# --- differences --------------------------------------------------------------------------------------------
 
 
 def gain_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
@@ -195,15 +276,14 @@ def gain_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
             for baseline in PLAIN_READINGS:
                 rows = difference(evaluations, metric, group, baseline)
                 frames.append(rows.assign(metric=metric, method=group, baseline=baseline))
-    return pd.concat(frames, ignore_index=True)[
-        ["metric", "method", "baseline", "dataset", "difference", "low", "high"]
-    ]
+    columns = ["metric", "method", "baseline", "dataset", "difference", "low", "high"]
+    return pd.concat(frames, ignore_index=True)[columns]
 
 
 def wide_gains(gains: pd.DataFrame) -> pd.DataFrame:
     """The gains as people read them; `*` marks an interval that leaves out zero."""
     cells = gains.assign(
-        cell=[_signed(r.difference, r.low, r.high) for r in gains.itertuples()],
+        cell=[signed(r.difference, r.low, r.high) for r in gains.itertuples()],
         comparison=[
             f"{METRIC_NAMES[r.metric]}: {method_label(r.method, True)} - {method_label(r.baseline)}"
             for r in gains.itertuples()
@@ -227,12 +307,9 @@ def protocol_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
             sound, paper = f"{setting}/sound", f"{setting}/paper"
             if paper not in groups:
                 continue
-            rows = difference(evaluations, metric, paper, sound).rename(columns={"difference": "optimism"})
-            known = {e.dataset: e.metrics for e in evaluations if e.dataset in set(rows["dataset"])}
-            for column, group in (("sound", sound), ("paper", paper)):
-                values = [known[name][group][metric] for name in known]
-                rows[column] = [*values, float(np.mean(values))] if values else []
-            frames.append(rows.assign(metric=metric, setting=setting))
+            rows = difference(evaluations, metric, paper, sound)
+            names = {"value": "paper", "baseline_value": "sound", "difference": "optimism"}
+            frames.append(rows.rename(columns=names).assign(metric=metric, setting=setting))
     columns = ["metric", "dataset", "setting", "sound", "paper", "optimism", "low", "high"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
@@ -241,7 +318,9 @@ def wide_protocols(table: pd.DataFrame) -> pd.DataFrame:
     """The protocols as people read them: `sound -> paper: optimism [low, high]`, `*` as in `wide_gains`."""
     cells = table.assign(
         cell=[
-            f"{r.sound:.3f} -> {r.paper:.3f}: {_signed(r.optimism, r.low, r.high)}"
+            UNDEFINED
+            if math.isnan(r.optimism)
+            else f"{r.sound:.3f} -> {r.paper:.3f}: {signed(r.optimism, r.low, r.high)}"
             for r in table.itertuples()
         ],
         row=[f"{METRIC_NAMES[r.metric]}: {r.setting}" for r in table.itertuples()],

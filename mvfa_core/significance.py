@@ -6,27 +6,48 @@ Three kinds of chance are kept apart: other test images (`significance_table`), 
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
-from mvfa_core.baselines import baseline_label
 from mvfa_core.evaluation import Evaluation
-from mvfa_core.methods import group_of, is_mvfa
-from mvfa_core.report import MEAN, METRIC_NAMES, method_label, shared_groups, spread_out
-from mvfa_core.uncertainty import bootstrap_interval, bootstrap_p, delong_test, holm, macro_samples
+from mvfa_core.methods import group_of, is_mvfa, shots_of
+from mvfa_core.metrics import auroc
+from mvfa_core.report import (
+    MEAN,
+    METRIC_NAMES,
+    UNDEFINED,
+    difference,
+    difference_samples,
+    groups_of,
+    method_label,
+    spread_out,
+    stronger_reading,
+)
+from mvfa_core.uncertainty import bootstrap_p, delong_test, holm, macro_samples
 
 ALPHA = 0.05
 METRICS = tuple(METRIC_NAMES)
 
-
-def label(group: str) -> str:
-    """What tables call a method group, the protocol of MVFA's included."""
-    return baseline_label(group) or method_label(group, True)
+# what tables of this kind call a method group, the protocol of MVFA's included
+label = partial(method_label, several_protocols=True)
 
 
 # --- other test images --------------------------------------------------------------------------------------
+
+
+def rivals(method: str, groups: Sequence[str]) -> list[str]:
+    """The baselines among `groups` that an MVFA group is compared with.
+
+    A few-shot group meets those with as many shots and those without; zero-shot meets them all.
+
+    >>> rivals("4-shot/sound", ["clip-pooled", "2-probe/sound", "4-probe/sound", "zero-shot/sound"])
+    ['clip-pooled', '4-probe/sound']
+    """
+    shots = shots_of(method)
+    return [g for g in groups if not is_mvfa(g) and (not shots or shots_of(g) in (0, shots))]
 
 
 def significance_table(
@@ -46,70 +67,70 @@ def significance_table(
         evaluations: one a data set.
         metrics: image_auroc, pixel_auroc.
         methods: MVFA's groups; all of them where None.
-        baselines: all other groups where None.
+        baselines: of each method its `rivals` where None.
 
     Returns:
         metric, method, baseline, dataset, value, baseline_value, difference, low, high (95 % paired bootstrap),
-        test, p, p_holm, mark (`*` where p_holm is below 0.05). A comparison that is undefined has no row.
+        test, p, p_holm, mark (`*` where p_holm is below 0.05). No row where either method cannot have the
+        metric; a row without figures where a comparison is undefined.
     """
-    groups = shared_groups(evaluations)
-    methods = [g for g in groups if is_mvfa(g)] if methods is None else methods
-    baselines = [g for g in groups if not is_mvfa(g)] if baselines is None else baselines
-    rows = []
+    groups = groups_of(evaluations)
+    frames = []
     for metric in metrics:
-        for method in methods:
-            for baseline in baselines:
-                rows += _comparison(evaluations, metric, method, baseline)
+        for method in [g for g in groups if is_mvfa(g)] if methods is None else methods:
+            for baseline in rivals(method, groups) if baselines is None else baselines:
+                found = _comparison(evaluations, metric, method, baseline)
+                frames.append(found.assign(metric=metric, method=method, baseline=baseline))
     columns = ["metric", "method", "baseline", "dataset", "value", "baseline_value", "difference"]
     columns += ["low", "high", "test", "p", "p_holm", "mark"]
-    return pd.DataFrame(rows, columns=columns)
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
-def _comparison(evaluations: Sequence[Evaluation], metric: str, method: str, baseline: str) -> list[dict]:
-    rows, differences = [], []
-    for evaluation in evaluations:
-        pair = [evaluation.metrics[group].get(metric) for group in (method, baseline)]
-        if None in pair:
-            continue
-        first, second = (evaluation.samples[f"{g}:{metric}"].astype(np.float64) for g in (method, baseline))
-        test, p = "bootstrap", bootstrap_p(first - second)
-        if metric == "image_auroc":
-            scores = [_scores(evaluation, group) for group in (method, baseline)]
-            found = delong_test(evaluation.scores["label"], *scores)
-            test, p = "DeLong", None if found is None else found.p
-        if p is None:
-            continue
-        differences.append(first - second)
-        rows.append(_row(evaluation.dataset, *pair, first - second, test, p))
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = float(adjusted)
-    if len(rows) > 1:
-        means = [float(np.mean([row[key] for row in rows])) for key in ("value", "baseline_value")]
-        samples = macro_samples(differences)
-        rows.append(_row(MEAN, *means, samples, "bootstrap", bootstrap_p(samples)))
-    names = {"metric": metric, "method": method, "baseline": baseline}
-    return [names | row | {"mark": "*" if row["p_holm"] < ALPHA else ""} for row in rows]
+def _comparison(evaluations: Sequence[Evaluation], metric: str, method: str, baseline: str) -> pd.DataFrame:
+    table = difference(evaluations, metric, method, baseline)
+    known = {e.dataset: e for e in evaluations}
+    defined = [known[name] for name in table.loc[table["difference"].notna(), "dataset"] if name != MEAN]
+    tests = {e.dataset: _test(e, metric, method, baseline) for e in defined}
+    if defined:
+        macro = macro_samples([difference_samples(e, metric, method, baseline) for e in defined])
+        tests[MEAN] = ("bootstrap", bootstrap_p(macro))
+    nothing = ("", math.nan)
+    table["test"] = [tests.get(name, nothing)[0] for name in table["dataset"]]
+    table["p"] = [tests.get(name, nothing)[1] for name in table["dataset"]]
+    table["p_holm"] = table["p"]
+    corrected = table["p"].notna() & (table["dataset"] != MEAN)
+    table.loc[corrected, "p_holm"] = holm(table.loc[corrected, "p"])
+    table["mark"] = np.where(table["p_holm"] < ALPHA, "*", "")
+    return table
 
 
-def _row(dataset: str, value: float, other: float, samples: np.ndarray, test: str, p: float) -> dict:
-    interval = bootstrap_interval(samples)
-    return {
-        "dataset": dataset,
-        "value": value,
-        "baseline_value": other,
-        "difference": value - other,
-        "low": interval.low,
-        "high": interval.high,
-        "test": test,
-        "p": p,
-        "p_holm": p,
-    }
+def _test(evaluation: Evaluation, metric: str, method: str, baseline: str) -> tuple[str, float]:
+    """Name and p of the test on one data set; NaN where a class has too few images for it."""
+    if metric == "image_auroc":
+        scores = [_scores(evaluation, group) for group in (method, baseline)]
+        found = delong_test(evaluation.scores["label"], *scores)
+        return "DeLong", math.nan if found is None else found.p
+    return "bootstrap", bootstrap_p(difference_samples(evaluation, metric, method, baseline))
 
 
 def _scores(evaluation: Evaluation, group: str) -> np.ndarray:
     """(draws, N): the scores of a group's members."""
-    members = [method for method in evaluation.scores.columns[2:] if group_of(method) == group]
-    return evaluation.scores[members].to_numpy().T
+    return evaluation.scores[members_of(evaluation, group)].to_numpy().T
+
+
+def members_of(evaluation: Evaluation, group: str) -> list[str]:
+    """The methods of a group, one a support draw."""
+    return [method for method in evaluation.scores.columns[2:] if group_of(method) == group]
+
+
+def marks(evaluations: Sequence[Evaluation], metric: str) -> set[tuple[str, str]]:
+    """(dataset, method) of MVFA where it differs from the stronger plain reading, as `significance_table` says."""
+    baseline = stronger_reading(evaluations, metric)
+    if baseline is None:
+        return set()
+    table = significance_table(evaluations, [metric], baselines=[baseline])
+    return set(table.loc[table["mark"] == "*", ["dataset", "method"]].itertuples(index=False, name=None))
 
 
 def p_text(p: float) -> str:
@@ -123,8 +144,15 @@ def p_text(p: float) -> str:
 
 def wide_significance(table: pd.DataFrame) -> pd.DataFrame:
     """A row a comparison, a column a data set: difference, `*` where significant, corrected p."""
+
+    def cell(row) -> str:
+        if math.isnan(row.difference):
+            return UNDEFINED
+        told = "too few images to test" if math.isnan(row.p_holm) else p_text(row.p_holm)
+        return f"{row.difference:+.3f}{row.mark} ({told})"
+
     cells = table.assign(
-        cell=[f"{r.difference:+.3f}{r.mark} ({p_text(r.p_holm)})" for r in table.itertuples()],
+        cell=[cell(row) for row in table.itertuples()],
         comparison=[
             f"{METRIC_NAMES[r.metric]}: {label(r.method)} - {label(r.baseline)}" for r in table.itertuples()
         ],
@@ -151,13 +179,57 @@ def draws_table(evaluations: Sequence[Evaluation], metrics: Sequence[str] = METR
     return pd.DataFrame(rows, columns=["dataset", "method", "metric", "draws", "mean", "sd", "min", "max"])
 
 
+def wide_ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """As people read it: a row a method and metric, best first."""
+    return pd.DataFrame(
+        {
+            "metric": table["metric"].map(METRIC_NAMES),
+            "method": table["method"].map(label),
+            "mean rank": [f"{value:.2f}" for value in table["mean_rank"]],
+            "mean value": [f"{value:.3f}" for value in table["mean_value"]],
+            "leads on": [f"{r.wins} of {r.datasets}" for r in table.itertuples()],
+        }
+    )
+
+
 def wide_draws(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a data set, a column a method and metric: `mean (sd; min to max)`."""
+    """A row a metric and method, a column a data set: `mean (sd; min to max)`."""
     cells = table.assign(
         cell=[f"{r.mean:.3f} (sd {r.sd:.3f}; {r.min:.3f} to {r.max:.3f})" for r in table.itertuples()],
-        column=[f"{METRIC_NAMES[r.metric]}: {label(r.method)}" for r in table.itertuples()],
+        row=[f"{METRIC_NAMES[r.metric]}: {label(r.method)}" for r in table.itertuples()],
     )
-    return spread_out(cells, "dataset", "column")
+    cells["order"] = cells["metric"].map(list(METRIC_NAMES).index)
+    cells = cells.sort_values("order", kind="stable")
+    return spread_out(cells, "row", "dataset").rename_axis("metric: method")
+
+
+def draw_statements(evaluations: Sequence[Evaluation]) -> list[str]:
+    """One sentence a few-shot group of MVFA: on which data sets every support draw agrees that it helps."""
+    baseline = stronger_reading(evaluations, "image_auroc")
+    sentences = []
+    for group in (g for g in groups_of(evaluations) if is_mvfa(g) and shots_of(g)):
+        told: dict[str, list[str]] = {}
+        spreads = []
+        for evaluation in evaluations:
+            reference = evaluation.metrics[baseline]["image_auroc"]
+            labels, draws = evaluation.scores["label"], members_of(evaluation, group)
+            if reference is None or len(draws) < 2:
+                continue
+            found = [auroc(labels, evaluation.scores[method]) for method in draws]
+            spreads.append(np.std(found, ddof=1))
+            above, name = sum(value > reference for value in found), evaluation.dataset
+            kind = "every draw" if above == len(draws) else "some draws only" if above else "no draw"
+            told.setdefault(kind, []).append(
+                name if kind != "some draws only" else f"{name} ({above} of {len(draws)})"
+            )
+        if told:
+            kinds = [kind for kind in ("every draw", "some draws only", "no draw") if kind in told]
+            sentences.append(
+                f"{label(group)} against {label(baseline)} by image AUROC, over {len(draws)} support draws: better in "
+                + "; in ".join(f"{kind} on {', '.join(told[kind])}" for kind in kinds)
+                + f". The standard deviation over draws is {min(spreads):.3f} to {max(spreads):.3f}."
+            )
+    return sentences
 
 
 # --- other data sets ----------------------------------------------------------------------------------------
@@ -190,7 +262,7 @@ def rank_table(
 
 def _values(evaluations: Sequence[Evaluation], metric: str, methods: Sequence[str] | None) -> pd.DataFrame:
     """A row a data set, a column a method, without gaps."""
-    groups = shared_groups(evaluations) if methods is None else list(methods)
+    groups = groups_of(evaluations) if methods is None else list(methods)
     table = pd.DataFrame(
         [[e.metrics[group].get(metric) for group in groups] for e in evaluations],
         index=[e.dataset for e in evaluations],
@@ -244,37 +316,3 @@ def rank_statements(
             f"(Nemenyi), which sets it apart from {told}."
         )
     return sentences
-
-
-# --- operating point ----------------------------------------------------------------------------------------
-
-
-def operating_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
-    """Sensitivity at 95 % specificity and F1-max, per data set and on average, means over draws.
-
-    Both thresholds are set on the test images themselves, so these are upper bounds of what use would give.
-    F1 rises with the share of abnormal images: `f1_all_abnormal` is what calling every image abnormal earns.
-
-    Returns:
-        dataset, method, sens_at_95_spec, f1_max, f1_all_abnormal; the last data set is the mean.
-    """
-    rows = []
-    for evaluation in evaluations:
-        share = float(evaluation.scores["label"].mean())
-        for group in shared_groups(evaluations):
-            found = evaluation.metrics[group]
-            pair = [found.get("image_sens_at_95_spec"), found.get("image_f1_max")]
-            if None not in pair:
-                rows.append((evaluation.dataset, group, *pair, 2 * share / (1 + share)))
-    figures = ["sens_at_95_spec", "f1_max", "f1_all_abnormal"]
-    table = pd.DataFrame(rows, columns=["dataset", "method", *figures])
-    means = table.groupby("method", sort=False)[figures].mean().reset_index()
-    return pd.concat([table, means.assign(dataset=MEAN)], ignore_index=True)
-
-
-def wide_operating(table: pd.DataFrame, figure: str = "sens_at_95_spec") -> pd.DataFrame:
-    """One of the figures of `operating_table`: a row a data set, a column a method."""
-    cells = table.assign(
-        cell=[f"{value:.3f}" for value in table[figure]], column=[label(m) for m in table["method"]]
-    )
-    return spread_out(cells, "dataset", "column")

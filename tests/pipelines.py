@@ -38,7 +38,8 @@ def ran(output: str) -> set[str]:
 def copy_project(folder: Path, *files: str) -> None:
     """The core, the notebooks and `files` of the repository's root."""
     for name in ("mvfa_core", "notebooks"):
-        unwanted = shutil.ignore_patterns("__pycache__", "walkthrough")
+        # the folder of the lessons stays, for the stage that asks for it
+        unwanted = shutil.ignore_patterns("__pycache__", "0?_*.ipynb")
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in files:
         shutil.copy(ROOT / name, folder)

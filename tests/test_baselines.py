@@ -19,7 +19,11 @@ from mvfa_core.methods import group_of
 from mvfa_core.metrics import auroc
 from mvfa_core.plain import PlainPass, Support, plain_pass, plain_passes
 
-FEW = [f"2-{key}/sound/{draw}" for key in ("memory", "probe", "projector") for draw in (0, 1)]
+FEW = [f"2-{key}/sound/{draw}" for draw in (0, 1) for key in ("memory", "probe", "projector")]
+
+
+def judged(*arguments) -> dict:
+    return dict(baseline_verdicts(*arguments))
 
 
 def opened(project, **changes) -> Experiment:
@@ -31,7 +35,7 @@ def opened(project, **changes) -> Experiment:
 @pytest.mark.parametrize("name", ["Brain", "Chest"])
 def test_names_shapes_and_ranges(project, name):
     experiment = opened(project)
-    found = baseline_verdicts(experiment, name, experiment.test_set(name))
+    found = judged(experiment, name, experiment.test_set(name))
     assert list(found) == ["winclip", *FEW]
     for method, verdict in found.items():
         assert verdict.scores.shape == (16,) and verdict.scores.isfinite().all(), method
@@ -52,10 +56,10 @@ def test_the_same_seed_gives_the_same_verdicts_and_another_draw_others(project):
     found = []
     for _ in range(2):
         experiment = opened(project)
-        found.append(baseline_verdicts(experiment, "Liver", experiment.test_set("Liver"), [2], [1]))
+        found.append(judged(experiment, "Liver", experiment.test_set("Liver"), [2], [1]))
     for method, verdict in found[0].items():
         assert torch.equal(verdict.scores, found[1][method].scores), method
-    first = baseline_verdicts(experiment, "Liver", experiment.test_set("Liver"), [2], [0])
+    first = judged(experiment, "Liver", experiment.test_set("Liver"), [2], [0])
     for key in ("memory", "probe", "projector"):
         one, other = first[f"2-{key}/sound/0"], found[0][f"2-{key}/sound/1"]
         assert not torch.allclose(one.scores, other.scores), key
@@ -64,11 +68,11 @@ def test_the_same_seed_gives_the_same_verdicts_and_another_draw_others(project):
 def test_scores_do_not_depend_on_batches_or_other_images(project):
     experiment = opened(project)
     test = experiment.test_set("Brain")
-    together = baseline_verdicts(experiment, "Brain", test, [2], [0])
+    together = judged(experiment, "Brain", test, [2], [0])
     evaluation = {"batch_size": 1, "bootstrap": 100}
-    one_by_one = baseline_verdicts(opened(project, evaluation=evaluation), "Brain", test, [2], [0])
+    one_by_one = judged(opened(project, evaluation=evaluation), "Brain", test, [2], [0])
     test.tokens, test.batch.images = test.tokens[:3], test.batch.images[:3]
-    alone = baseline_verdicts(experiment, "Brain", test, [2], [0])
+    alone = judged(experiment, "Brain", test, [2], [0])
     for method, verdict in together.items():
         assert torch.allclose(verdict.scores, one_by_one[method].scores, atol=1e-4), method
         assert torch.allclose(verdict.scores[:3], alone[method].scores, atol=1e-4), method
@@ -81,7 +85,7 @@ def test_an_easy_data_set_is_learnt(project):
     few = small_params()["few_shot"] | {"shots": [8], "draws": 1, "epochs": 8}
     experiment = opened(project, datasets={"Easy": easy}, few_shot=few)
     test = experiment.test_set("Easy")
-    found = baseline_verdicts(experiment, "Easy", test)
+    found = judged(experiment, "Easy", test)
     # the small backbone has random weights; chance has a standard deviation of 0.09 here
     for method in ("8-memory/sound/0", "8-probe/sound/0", "8-projector/sound/0"):
         assert auroc(test.batch.labels.numpy(), found[method].scores.numpy()) > 0.77, method
@@ -101,7 +105,7 @@ def test_support_is_that_of_the_runs_and_the_test_split_is_not_asked(project):
 def test_too_many_shots_are_one_line(project):
     experiment = opened(project)
     with pytest.raises(MvfaError, match="more than the 6 normal images"):
-        baseline_verdicts(experiment, "Brain", experiment.test_set("Brain"), [7], [0])
+        judged(experiment, "Brain", experiment.test_set("Brain"), [7], [0])
 
 
 # --- memory ---
@@ -121,7 +125,7 @@ def test_memory_is_mvfas_memory_branch_with_adapters_that_change_nothing(project
     support, test = Support.of(experiment, name, 2, 0), experiment.test_set(name)
     normal = experiment.support_tokens(name, experiment.support(name, 2, 0).normal)[0]
     expected = judge.branches(test.tokens, judge.banks(normal)).memory_maps
-    found = baseline_verdicts(experiment, name, test, [2], [0])["2-memory/sound/0"].maps
+    found = judged(experiment, name, test, [2], [0])["2-memory/sound/0"].maps
     assert torch.allclose(found, expected, atol=1e-5)
     # and the ranges of the fusion leave a normal image out of its own memory, as MVFA's do
     abnormal = experiment.support_tokens(name, experiment.support(name, 2, 0).abnormal)[0]
@@ -162,6 +166,34 @@ def test_projectors_are_linear_and_only_they_are_trained(project):
         assert torch.allclose(found, tokens @ layer.weight.T + layer.bias, atol=1e-5)
     for key, value in experiment.backbone.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_the_epoch_is_the_one_that_the_rest_of_valid_likes_best(project, monkeypatch):
+    support = Support.of(opened(project), "Brain", 2, 0)
+    scores = iter([0.9, 0.1, 0.1, 0.9])
+    monkeypatch.setattr(baselines, "_held_out_probe", lambda _: lambda _: next(scores))
+    first, last = (baselines.train_projectors(support).state_dict() for _ in range(2))
+    few = small_params()["few_shot"] | {"epochs": 1}
+    monkeypatch.setattr(baselines, "_held_out_probe", lambda _: None)
+    one_epoch = baselines.train_projectors(
+        Support.of(opened(project, few_shot=few), "Brain", 2, 0)
+    ).state_dict()
+    assert all(torch.equal(first[key], one_epoch[key]) for key in first)
+    assert not all(torch.equal(first[key], last[key]) for key in first)
+
+
+def test_the_rest_of_valid_is_scored_as_mvfas_runs_are(project):
+    experiment = opened(project)
+    support = Support.of(experiment, "Brain", 2, 0)
+    projectors = Projectors([(17, 32)] * 4, 16, seed=5)
+    score = baselines._held_out_probe(support)(projectors)
+    held = experiment.held_out("Brain", support.drawn)
+    assert len(held.records) == 8 and not {r.name for r in held.records} & {
+        r.name for r in support.drawn.chosen
+    }
+    # image AUROC and pixel AUROC together
+    assert 0 < score < 2
+    assert baselines._held_out_probe(Support.of(experiment, "Brain", 6, 0)) is None
 
 
 def test_without_masks_the_segmentation_projectors_stay_as_they_were(project):
@@ -258,8 +290,8 @@ def test_windows_work_on_every_family(family, tmp_path):
 
 def test_mixed_precision_stays_near(project):
     experiment, half = opened(project), opened(project, dtype="bf16")
-    exact = baseline_verdicts(experiment, "Brain", experiment.test_set("Brain"), [2], [0])
-    rough = baseline_verdicts(half, "Brain", half.test_set("Brain"), [2], [0])
+    exact = judged(experiment, "Brain", experiment.test_set("Brain"), [2], [0])
+    rough = judged(half, "Brain", half.test_set("Brain"), [2], [0])
     for method in ("winclip", "2-memory/sound/0", "2-probe/sound/0"):
         assert rough[method].scores.dtype == torch.float32
         assert np.corrcoef(exact[method].scores, rough[method].scores)[0, 1] > 0.8, method
@@ -268,7 +300,7 @@ def test_mixed_precision_stays_near(project):
 def test_baselines_can_be_evaluated_like_runs(project):
     experiment = opened(project)
     test = experiment.test_set("Brain")
-    verdicts = experiment.verdicts("Brain", [], test) | baseline_verdicts(experiment, "Brain", test)
+    verdicts = experiment.verdicts("Brain", [], test) | judged(experiment, "Brain", test)
     metrics = Evaluation.of(experiment, "Brain", test, verdicts, []).metrics
     assert metrics["2-memory/sound"]["draws"] == 2 and metrics["winclip"]["draws"] == 1
     assert 0 <= metrics["2-projector/sound"]["pixel_auroc"] <= 1

@@ -85,8 +85,8 @@ def test_delong_of_several_draws_tests_their_mean_auroc():
     variance = gap.mean(axis=1).var(ddof=1) / labels.sum() + gap.mean(axis=0).var(ddof=1) / (~labels).sum()
     p = 2 * norm.sf(abs(gap.mean()) / np.sqrt(variance))
     table = significance.significance_table([one], ["image_auroc"], baselines=["4-memory/sound"])
-    assert table["p"].tolist() == pytest.approx([p])
-    assert table["difference"].tolist() == pytest.approx([gap.mean()])
+    assert table["p"].iloc[0] == pytest.approx(p) and table["test"].iloc[0] == "DeLong"
+    assert table["difference"].iloc[0] == pytest.approx(gap.mean())
 
 
 def test_draws_that_are_copies_add_nothing():
@@ -125,15 +125,37 @@ def test_pixels_are_tested_by_the_bootstrap():
     assert table["low"].iloc[2] == pytest.approx(np.quantile(samples, 0.025), abs=1e-6)
 
 
-def test_undefined_comparisons_have_no_row():
+def test_undefined_comparisons_are_said_to_be_so():
     one_class = evaluation(
-        "dull", np.zeros(6, int), {"clip-pooled": np.arange(6.0), "2-shot/sound/0": np.arange(6.0)}
+        "dull", np.zeros(6, int), {"clip-pooled": np.arange(6.0), "4-shot/sound/0": np.arange(6.0)}
     )
-    sound = made(7, 0.5)
     table = significance.significance_table([one_class])
+    assert (
+        list(table["metric"]) == ["image_auroc"] and table["p_holm"].isna().all() and not any(table["mark"])
+    )
+    wide = significance.wide_significance(table)
+    assert wide.iloc[0, 0] == "undefined: one class only"
+    # it takes part neither in the correction nor in the mean
+    sound = made(7, 0.5, draws=1)
+    both = significance.significance_table([one_class, sound], ["image_auroc"], baselines=["clip-pooled"])
+    alone = significance.significance_table([sound], ["image_auroc"], baselines=["clip-pooled"])
+    assert both.set_index("dataset").loc["set-7", "p_holm"] == pytest.approx(alone["p"].iloc[0])
+    assert both.set_index("dataset").loc["mean", "difference"] == pytest.approx(alone["difference"].iloc[0])
+
+
+def test_metrics_that_nobody_can_have_have_no_row():
+    table = significance.significance_table([made(7, 0.5)], ["pixel_auroc"])
     assert table.empty and "p_holm" in table
-    assert significance.significance_table([sound], ["pixel_auroc"]).empty
     assert significance.wide_significance(table).empty
+
+
+def test_a_star_follows_the_corrected_test_against_the_stronger_reading():
+    evaluations = [made(seed, gain, draws=1) for seed, gain in ((0, 1.2), (1, 0.15), (2, 0.0))]
+    table = significance.significance_table(evaluations, ["image_auroc"], baselines=["clip-pooled"])
+    expected = {(r.dataset, r.method) for r in table.itertuples() if r.p_holm < 0.05}
+    found = significance.marks(evaluations, "image_auroc")
+    assert found == expected and ("set-0", "4-shot/sound") in found and ("set-2", "4-shot/sound") not in found
+    assert significance.marks(evaluations, "pixel_auroc") == set()
 
 
 def test_no_difference_from_itself():
@@ -228,18 +250,17 @@ def test_rank_statements_tell_what_can_be_told():
     assert significance.rank_statements(ranked(clear)[:1], ["image_auroc"]) == []
 
 
-# --- operating point ---
+def test_draws_that_agree_are_told_from_draws_that_do_not():
+    labels = np.array([0, 0, 1, 1])
+    perfect, half, wrong = np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 1, 3]), np.array([3.0, 2, 1, 0])
+    plain = np.array([0.0, 3, 2, 1])  # 0.5
 
+    def one(name, *draws):
+        methods = {f"4-shot/sound/{i}": scores for i, scores in enumerate(draws)}
+        return evaluation(name, labels, {"clip-pooled": plain} | methods)
 
-def test_operating_point_by_hand():
-    labels = np.array([0, 0, 0, 1])
-    one = evaluation(
-        "A", labels, {"clip-pooled": np.array([0.0, 1, 2, 3]), "winclip": np.array([3.0, 0, 1, 2])}
-    )
-    table = significance.operating_table([one]).set_index(["dataset", "method"])
-    assert table.loc[("A", "clip-pooled")].tolist() == [1.0, 1.0, 0.4]
-    # winclip: no threshold keeps all normal images and finds the abnormal one; best F1 takes two images
-    assert table.loc[("A", "winclip")].tolist() == pytest.approx([0.0, 2 / 3, 0.4])
-    assert table.loc[("mean", "winclip"), "f1_max"] == pytest.approx(2 / 3)
-    wide = significance.wide_operating(table.reset_index(), "f1_max")
-    assert wide.loc["A"].tolist() == ["1.000", "0.667"]
+    evaluations = [one("A", perfect, half), one("B", perfect, wrong), one("C", wrong, wrong)]
+    (sentence,) = significance.draw_statements(evaluations)
+    assert "in every draw on A; in some draws only on B (1 of 2); in no draw on C." in sentence
+    assert "over 2 support draws" in sentence and "is 0.000 to 0.707" in sentence
+    assert significance.draw_statements([one("A", perfect)]) == []
