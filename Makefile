@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(CURDIR)/$(VENV)/bin
 RUN := PATH="$(BIN):$$PATH"
 
-.PHONY: help environment data results paper test fast-test lint demo-recipe clean
+.PHONY: help environment data results ablations paper test fast-test lint demo-recipe clean
 
 help:
 	@echo "make results      environment, demo data, pipeline, report (results/report/index.html)"
+	@echo "make ablations    which part of the method does what (ablations/results/notebooks/ablations.ipynb)"
 	@echo "make paper        the published setting; wants a GPU and BMAD, see docs/reproducing-the-paper.md"
 	@echo "make test         every test"
 	@echo "make fast-test    the tests that take seconds"
@@ -28,6 +29,10 @@ data: environment
 results: data
 	$(RUN) dvc repro
 	@echo "done: open results/report/index.html"
+
+ablations: data
+	$(RUN) dvc repro ablations/dvc.yaml
+	@echo "done: read ablations/results/findings.md, or open ablations/results/notebooks/ablations.ipynb"
 
 paper: environment
 	@test -d paper/data || { echo "paper/data is missing; docs/reproducing-the-paper.md says what belongs there"; exit 1; }

@@ -64,6 +64,17 @@ class PromptEnsemble:
         )
 
 
+_ONE_TEMPLATE = ("a photo of a {}.",)
+
+# the two levels of the ensemble, apart; in "one prompt" either class has a single sentence
+ENSEMBLES = {
+    "states and templates": PromptEnsemble(),
+    "states only": PromptEnsemble(templates=_ONE_TEMPLATE),
+    "templates only": PromptEnsemble(normal=NORMAL_STATES[:1], abnormal=ABNORMAL_STATES[:1]),
+    "one prompt": PromptEnsemble(NORMAL_STATES[:1], ABNORMAL_STATES[:1], _ONE_TEMPLATE),
+}
+
+
 @torch.no_grad()
 def text_features(backbone: Backbone, organ: str, ensemble: PromptEnsemble = PromptEnsemble()) -> Tensor:
     """(D, 2): unit vectors of the normal and the abnormal class, each the mean of its unit sentence vectors."""
