@@ -1,7 +1,7 @@
 """Speed, memory and exactness of `PixelRanking` against scikit-learn on flattened anomaly maps.
 
-    python benchmarks/pixel_auroc.py            # 5 and 20 million pixels
-    python benchmarks/pixel_auroc.py --full     # also 50 million, and 200 million without scikit-learn
+    python -m benchmarks.pixel_auroc            # 5 and 20 million pixels
+    python -m benchmarks.pixel_auroc --full     # also 50 million, and 200 million without scikit-learn
 
 Both are run in turn (A B A B) in one process and the times of each added up, so that a slow spell of the
 machine falls on both. Times include all that each needs from float32 maps and boolean masks. `PixelRanking`
@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.measuring import alternate
 from mvfa_core.pixel_ranking import PixelRanking
 
 MILLION = 1_000_000
@@ -86,6 +87,21 @@ def alone(count: int, share: float, workers: int) -> str:
     seconds = 0.0
     memory = peak(stream)  # with the one chunk that is being made
     return f"{count / MILLION:6.0f} {seconds:9.2f} {'-':>10} {'-':>8} {'-':>8} {memory:9.0f} {'-':>9}"
+
+
+def pixel_seconds(count: int, rounds: int, clock: str, share: float = 0.02) -> dict[str, float]:
+    """Median seconds of the pixel AUROC of `count` pixels, by scikit-learn and by `PixelRanking` in one thread."""
+    chunks = [chunk(i, min(CHUNK, count), share) for i in range(max(1, count // CHUNK))]
+    maps = np.concatenate([c[0] for c in chunks])
+    masks = np.concatenate([c[1] for c in chunks])
+
+    def ours() -> float:
+        ranking = PixelRanking(workers=1)
+        for some, truth in chunks:
+            ranking.update(some, truth)
+        return ranking.auroc()
+
+    return alternate({"scikit-learn": lambda: roc_auc_score(masks, maps), "ours": ours}, rounds, clock)
 
 
 def main(

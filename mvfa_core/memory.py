@@ -29,19 +29,31 @@ class MemoryBank:
         rest.levels = [level[keep] for level in self.levels]
         return rest
 
-    def distances(self, levels: Sequence[Tensor], prefix: int, block: int = 8192) -> list[Tensor]:
+    def distances(
+        self, levels: Sequence[Tensor], prefix: int, queries: int = 1024, block: int = 2048
+    ) -> list[Tensor]:
         """Per level (N, P): 1 - the largest cosine of each patch token to the level's bank, in [0, 2].
 
-        The bank is searched `block` rows at a time: memory stays bounded however large it is.
+        `queries` patch tokens meet `block` bank tokens at a time: their cosines, 8 MB of them, stay in the
+        processor's cache, and memory is bounded however many images or shots there are.
         """
         result = []
         for bank, tokens in zip(self.levels, levels, strict=True):
-            query = F.normalize(tokens[:, prefix:], dim=-1)
-            best = torch.full(query.shape[:2], -1.0, dtype=query.dtype, device=query.device)
-            for rows in bank.flatten(0, 1).split(block):
-                best = torch.maximum(best, (query @ rows.T).amax(dim=-1))
-            result.append(1 - best)
+            patches = tokens[:, prefix:]
+            nearest = [
+                _largest_cosines(F.normalize(some, dim=-1), bank.flatten(0, 1), block)
+                for some in patches.flatten(0, 1).split(queries)
+            ]
+            result.append(1 - torch.cat(nearest).view(patches.shape[:2]))
         return result
+
+
+def _largest_cosines(query: Tensor, bank: Tensor, block: int) -> Tensor:
+    """(Q, D) and (R, D) unit vectors -> (Q,): cosine of each query with its nearest bank token."""
+    best = torch.full((len(query),), -1.0, dtype=query.dtype, device=query.device)
+    for rows in bank.split(block):
+        best = torch.maximum(best, (query @ rows.T).amax(dim=-1))
+    return best
 
 
 def memory_maps(bank: MemoryBank, levels: Sequence[Tensor], prefix: int, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvfa_core.memory import MemoryBank, memory_maps
 
@@ -41,3 +42,27 @@ def test_levels_must_match_the_bank():
     bank = MemoryBank([torch.randn(1, 5, 4)])
     with pytest.raises(ValueError):
         bank.distances([torch.randn(1, 5, 4)] * 2, prefix=1)
+
+
+class Products(TorchDispatchMode):
+    """Notes the size of every product of matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        found = function(*arguments, **(options or {}))
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            self.sizes.append(found.nelement())
+        return found
+
+
+@pytest.mark.parametrize(("shots", "images"), [(1, 1), (16, 3), (2, 40)])
+def test_the_search_holds_a_bounded_piece_of_the_cosines(shots, images):
+    """However many shots and test images: all cosines of 16 shots and 20,000 images would be 10^12 bytes."""
+    bank = MemoryBank([torch.randn(shots * 11, 50, 4)])
+    with Products() as products:
+        found = bank.distances([torch.randn(images, 50, 4)], prefix=1, queries=64, block=128)[0]
+    assert found.shape == (images, 49)
+    assert max(products.sizes) <= 64 * 128 and sum(products.sizes) == images * 49 * shots * 11 * 50

@@ -1,0 +1,120 @@
+"""The benchmarks compare like with like: the plain loop computes what this project computes."""
+
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import growth, rows
+from benchmarks.measuring import alternate, block_flops
+from benchmarks.plain_loop import evaluate
+from benchmarks.rows import LongRun, Parts, loss_gap
+from benchmarks.scene import SIZES, Scene
+from mvfa_core.adapters import Adapters
+from mvfa_core.judging import Banks
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene(replace(SIZES["small"], train=4, test=6))
+
+
+def test_the_plain_loop_has_the_same_losses_over_several_epochs(scene):
+    assert loss_gap(scene, epochs=3) <= 1e-5
+
+
+def test_the_check_of_losses_can_fail(scene, monkeypatch):
+    """Another rate of learning shows within the first epoch."""
+    plain = scene.plain_epochs
+    monkeypatch.setattr(scene, "plain_epochs", lambda model: plain(model, rate=2e-3))
+    assert loss_gap(scene, epochs=1) > 1e-3
+
+
+def test_the_plain_loop_asks_every_parameter_for_a_gradient(scene):
+    model = scene.plain()
+    next(scene.plain_epochs(model))
+    visual = dict(model.visual.named_parameters())
+    without = {name for name, p in visual.items() if p.grad is None}
+    # behind the last level only the pooled feature is left, which no loss reaches
+    assert without == {"proj", "ln_post.weight", "ln_post.bias"}
+    assert all(not p.requires_grad for p in scene.backbone.parameters())
+
+
+def test_the_plain_loop_judges_as_this_project_does(scene):
+    model, adapters = scene.plain(), scene.adapters()
+    normal = scene.normal
+    tested = scene.tested
+    memory = model.memory([image[None] for image in normal])
+    expected = evaluate(
+        model, scene.images[tested], scene.labels[tested].numpy(), scene.masks[tested].numpy(), memory
+    )
+    judge = scene.judge(adapters, "fp32")
+    banks = judge.banks(scene.prefix(normal, "fp32"))
+    assert isinstance(banks, Banks) and isinstance(adapters, Adapters)
+    branches = judge.branches(scene.prefix(scene.images[tested], "fp32"), banks)
+    text, far = model.judge(scene.images[tested][:1], memory)
+    assert np.allclose(branches.text_maps[0], text, atol=1e-4)
+    assert np.allclose(branches.memory_maps[0], far, atol=1e-4)
+    assert scene.evaluate(branches) == pytest.approx(expected, abs=1e-4)
+
+
+def test_sides_run_in_turn_and_the_first_turn_does_not_count():
+    order, clock = [], iter(range(100))
+    sides = {name: lambda name=name: order.append(name) for name in "AB"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(alternate.__globals__["CLOCKS"], "test", lambda: next(clock))
+        assert alternate(sides, 2, "test") == {"A": 1, "B": 1}
+    assert "".join(order) == "ABABAB"
+
+
+def test_operations_of_a_block_are_those_that_pytorch_counts(scene):
+    block = scene.backbone.model.visual.transformer.resblocks[0]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        block(torch.randn(1, 145, 128, requires_grad=True)).sum().backward()
+    total = counter.get_total_flops()
+    assert total == pytest.approx(block_flops(145, 128) + block_flops(145, 128, backwards=True), rel=1e-6)
+
+
+def test_long_runs_are_sums_of_their_parts():
+    parts = Parts(prefix=1.0, step=2.0, forward=3.0, judge=4.0, pixel=0.5)
+    run = LongRun(shots=1, epochs=10, test_images=100)
+    assert parts.training(run) == 10 * 2 * 11 * 2.0
+    assert parts.evaluation(run, side=2) == 11 * 3.0 + 100 * (4.0 + 4 * 0.5)
+
+
+def test_growth_measures_a_point_and_draws_every_axis(monkeypatch, tmp_path):
+    found = growth.measure(growth.Point(shots=1, images=2, side=32), "wall")
+    assert found["seconds"] > 0 and found["peak_mib"] > 50
+    table = pd.DataFrame(
+        [{"axis": axis, **vars(point), "seconds": 1.0, "peak_mib": 2.0} for axis, point in growth.points()]
+    )
+    panels = growth.growth_figure(table).axes
+    assert [len(panel.lines[0].get_xdata()) for panel in panels[:3]] == [5, 4, 4]
+
+
+@pytest.mark.slow
+def test_the_small_benchmark_prints_and_writes_one_table(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--small", "--threads", "1", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "small.csv")
+    assert set(found["precision"]) == {"fp32", "bf16"} and len(found) == 15
+    assert (found["ratio"] > 0).all() and found["ours_mib"].notna().sum() == 2
+    text = (tmp_path / "small.md").read_text()
+    assert "few-shot run, sound protocol" in text and "computed from" in text and text in done.stdout + text
+    for name in (socket.gethostname(), platform.node(), str(ROOT)):
+        assert name not in text
+    assert rows.PLAIN in found.columns[2]
