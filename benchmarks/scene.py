@@ -123,18 +123,23 @@ class Scene:
             rows = [self.backbone.run(self.backbone.embed(i[None]), 0, self.size.levels[0]) for i in images]
         return torch.cat(rows).to(DTYPES[dtype])
 
-    def part(self, tokens: Tensor) -> TrainingPart:
+    def part(self, tokens: Tensor, copies: int = 1) -> TrainingPart:
+        """copies: how often each image is in it."""
         rows = slice(self.size.train)
-        return TrainingPart("scene", tokens, self.labels[rows], self.masks[rows], self.text)
+        repeated = (
+            values.repeat_interleave(copies, 0) for values in (tokens, self.labels[rows], self.masks[rows])
+        )
+        return TrainingPart("scene", *repeated, self.text)
 
-    def epochs(self, adapters: Adapters, tokens: Tensor, dtype: str) -> Iterator[EpochLog]:
+    def epochs(self, adapters: Adapters, tokens: Tensor, dtype: str, copies: int = 1) -> Iterator[EpochLog]:
+        """Training one image at a time, or `copies` of each image in batches of as many."""
         return fit(
             self.backbone,
             adapters,
-            [self.part(tokens)],
+            [self.part(tokens, copies)],
             epochs=10**6,
             learning_rate=RATE,
-            batch_size=1,
+            batch_size=copies,
             seed=SEED,
             logits_quirk=True,
             autocast=self.autocast(dtype),

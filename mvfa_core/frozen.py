@@ -3,9 +3,8 @@
 Three things make the difference to `open_clip`'s own blocks, which stay in charge everywhere else:
 
 - Weights are cast to the working precision once; autocast would cast frozen ones at every call.
-- Large products in single precision go to oneDNN, which keeps the cores busier than the BLAS behind
-  `torch.nn.functional.linear` where few rows meet a large matrix. Its operator is private to PyTorch, so the
-  public one takes over where it is missing.
+- Products go to oneDNN, which keeps the cores busier than the BLAS behind `torch.nn.functional.linear` where few
+  rows meet a large matrix. Its operator is private to PyTorch, so the public one takes over where it is missing.
 - The backward pass multiplies with a transposed copy of the half-precision weights: their rows then lie in
   the order in which the product reads them. Nothing is kept for gradients of weights, there are none.
 """
@@ -23,28 +22,28 @@ WIDE = 512
 MOST_TOKENS = 1024
 
 
-def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """`x Wᵀ + b` by oneDNN on plain tensors, or None where this PyTorch lacks it."""
+def _onednn(dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """`x Wᵀ + b` by oneDNN on plain tensors, or None where this PyTorch or this processor lacks it."""
     if not torch.backends.mkldnn.is_available():
         return None
     try:
         operator = torch.ops.mkldnn._linear_pointwise.default
         product = lambda x, weight, bias: operator(x, weight, bias, "none", [], "")
-        x, weight, bias = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
-        return product if torch.equal(product(x, weight, bias), torch.full((2, 4), 4.0)) else None
+        x, weight, bias = (torch.ones(*shape, dtype=dtype) for shape in ((2, 3), (4, 3), (4,)))
+        return (
+            product if torch.equal(product(x, weight, bias), torch.full((2, 4), 4.0, dtype=dtype)) else None
+        )
     # whatever a private operator of another version raises: the public one computes the same
     except Exception:
         return None
 
 
-_LINEAR = _onednn()
+_LINEAR = {dtype: _onednn(dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., I), (O, I), (O,) -> (..., O); no gradient flows through it."""
-    if _LINEAR is not None and x.dtype == torch.float32 and x.numel():
-        return _LINEAR(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return (_LINEAR.get(x.dtype) or F.linear)(x, weight, bias)
 
 
 class _Product(torch.autograd.Function):

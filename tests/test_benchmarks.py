@@ -87,7 +87,7 @@ def test_operations_of_a_block_are_those_that_pytorch_counts(scene):
 
 
 def test_long_runs_are_sums_of_their_parts():
-    parts = Parts(prefix=1.0, step=2.0, forward=3.0, judge=4.0, pixel=0.5)
+    parts = Parts(prefix=1.0, step=2.0, together=9.0, forward=3.0, judge=4.0, pixel=0.5)
     run = LongRun(shots=1, epochs=10, test_images=100)
     assert parts.training(run) == 10 * 2 * 11 * 2.0
     assert parts.evaluation(run, side=2) == 11 * 3.0 + 100 * (4.0 + 4 * 0.5)
@@ -111,7 +111,7 @@ def test_the_small_benchmark_prints_and_writes_one_table(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = pd.read_csv(tmp_path / "small.csv")
-    assert set(found["precision"]) == {"fp32", "bf16"} and len(found) == 15
+    assert set(found["precision"]) == {"fp32", "bf16"} and len(found) == 17
     assert (found["ratio"] > 0).all() and found["ours_mib"].notna().sum() == 2
     text = (tmp_path / "small.md").read_text()
     assert "few-shot run, sound protocol" in text and "computed from" in text and text in done.stdout + text

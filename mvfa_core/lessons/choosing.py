@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mvfa_core.adapters import Adapters
 from mvfa_core.datasets import content_hash
 from mvfa_core.experiment import Experiment, TestSet
-from mvfa_core.judging import few_shot_verdict
 from mvfa_core.lessons.smaller import evenly
 from mvfa_core.lessons.style import COLOURS, canvas
+from mvfa_core.lessons.transferring import level_scores
 from mvfa_core.metrics import auroc
 from mvfa_core.training import TrainingPart, fit
 
@@ -65,22 +66,20 @@ class Candidates:
 
 def untrained_candidates(experiment: Experiment, name: str, seeds: int, test: TestSet) -> Candidates:
     """Adapters that have learned nothing, from several seeds."""
-    scores = []
-    for seed in range(seeds):
-        judge = experiment.judge(name, experiment.fresh_adapters(seed))
-        scores.append(judge.branches(test.tokens, zero_shot=True).text_scores.numpy())
+    scores = [
+        text_scores_of(experiment, name, experiment.fresh_adapters(seed), test) for seed in range(seeds)
+    ]
     return Candidates(test.batch.labels.numpy(), np.stack(scores))
 
 
 def trained_candidates(
     experiment: Experiment, name: str, shots: int, draws: int, test: TestSet
 ) -> Candidates:
-    """Few-shot training as under `strict`, but every epoch of every support draw is judged on the test set."""
+    """Few-shot training as under `strict`, every epoch of every support draw judged by its text branch."""
     few, rows = experiment.settings.few_shot, []
     for draw in range(draws):
-        support = experiment.support(name, shots, draw)
-        part = TrainingPart(name, *experiment.support_tokens(name, support.chosen), experiment.text(name))
-        normal, abnormal = (part.tokens[part.labels == label] for label in (0, 1))
+        chosen = experiment.support(name, shots, draw).chosen
+        part = TrainingPart(name, *experiment.support_tokens(name, chosen), experiment.text(name))
         adapters = experiment.fresh_adapters(draw)
         for log in fit(
             experiment.backbone,
@@ -91,14 +90,14 @@ def trained_candidates(
             batch_size=few.batch_size,
             seed=experiment.settings.seed + draw,
         ):
-            judge = experiment.judge(name, adapters)
-            ranges = experiment.support_ranges(name, adapters, normal, abnormal)
-            weight = experiment.settings.method.memory_weight
-            branches = judge.branches(test.tokens, judge.banks(normal))
-            verdict = few_shot_verdict(branches, ranges, judge.masks, weight)
-            rows.append((verdict.scores.numpy(), draw, log.epoch))
+            rows.append((text_scores_of(experiment, name, adapters, test), draw, log.epoch))
     scores, of_draw, epochs = zip(*rows, strict=True)
     return Candidates(test.batch.labels.numpy(), np.stack(scores), np.array(of_draw), np.array(epochs))
+
+
+def text_scores_of(experiment: Experiment, name: str, adapters: Adapters, test: TestSet) -> NDArray:
+    """(N,) image scores of the text branch: no maps and no memory, which would cost several times as much."""
+    return level_scores(experiment, name, adapters, test.tokens).sum(dim=0).numpy()
 
 
 def studies_table(
