@@ -27,7 +27,7 @@ from mvfa_core.report import save_table
 
 AXES = {
     "shots": ("shots", (1, 2, 4, 8, 16)),
-    "images": ("test images", (64, 128, 256, 512)),
+    "images": ("test images", (32, 64, 128, 256)),
     "side": ("side of the images, px", (64, 96, 128, 192)),
 }
 

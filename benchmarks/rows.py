@@ -71,7 +71,7 @@ def measure(scene: Scene, run: LongRun, rounds: int, clock: str) -> dict[str, Pa
     judges = {d: scene.judge(adapters[d], d) for d in DTYPE_NAMES}
     epochs = {PLAIN: scene.plain_epochs(model)}
     epochs |= {d: scene.epochs(adapters[d], trained[d], d) for d in DTYPE_NAMES}
-    batched = {d: scene.epochs(scene.adapters(), trained[d], d, TOGETHER) for d in DTYPE_NAMES}
+    batched = {d: scene.epochs(scene.adapters(), trained[d][:1], d, TOGETHER) for d in DTYPE_NAMES}
 
     seconds = {
         "prefix": alternate({d: lambda d=d: scene.prefix(tested, d) for d in DTYPE_NAMES}, rounds, clock),
@@ -91,7 +91,7 @@ def measure(scene: Scene, run: LongRun, rounds: int, clock: str) -> dict[str, Pa
         ),
     }
     pixel = pixel_seconds(scene.size.pixels, rounds, clock, torch.get_num_threads())
-    count = {"step": scene.size.train, "together": scene.size.train * TOGETHER}
+    count = {"step": scene.size.train, "together": TOGETHER}
     return {
         name: Parts(
             **{

@@ -39,7 +39,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size("ViT-L/14-336 at 240 px", "ViT-L-14-336", 240, (6, 12, 18, 24), 1, 2, 20_000_000),
+    "full": Size("ViT-L/14-336 at 240 px", "ViT-L-14-336", 240, (6, 12, 18, 24), 3, 2, 20_000_000),
     "small": Size(
         "the demo's network at 96 px", "mvfa_core/demo/demo_clip.json", 96, (2, 4, 6, 8), 6, 8, 2_000_000
     ),
@@ -124,8 +124,8 @@ class Scene:
         return torch.cat(rows).to(DTYPES[dtype])
 
     def part(self, tokens: Tensor, copies: int = 1) -> TrainingPart:
-        """copies: how often each image is in it."""
-        rows = slice(self.size.train)
+        """The first images, as many as there are tokens (N, L, width); copies: how often each is in it."""
+        rows = slice(len(tokens))
         repeated = (
             values.repeat_interleave(copies, 0) for values in (tokens, self.labels[rows], self.masks[rows])
         )
