@@ -8,7 +8,6 @@ rest of the valid split chooses. `winclip` needs no images at all. CLIP itself, 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,11 +20,10 @@ from torch.nn import functional as F
 
 from mvfa_core.adapters import LevelTokens
 from mvfa_core.backbones import Backbone
-from mvfa_core.devices import gradient_scaler
 from mvfa_core.experiment import Experiment, TestSet, selection_score
 from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, few_shot_verdict
 from mvfa_core.plain import PlainPass, Support, plain_passes
-from mvfa_core.training import TrainingPart, fit
+from mvfa_core.training import TrainingPart, keep_best
 from mvfa_core.windows import window_verdict
 
 Detector = Callable[[PlainPass], Verdict]
@@ -98,23 +96,8 @@ def train_projectors(support: Support) -> Projectors:
     shapes = [tuple(tokens.shape[1:]) for tokens in support.seen.levels]
     projectors = Projectors(shapes, experiment.backbone.text_width, seed).to(experiment.device)
     part = TrainingPart(support.name, support.seen.packed, support.labels, support.masks, support.text)
-    probe, best, kept = _held_out_probe(support), -1.0, None
-    for _ in fit(
-        experiment.backbone,
-        projectors,
-        [part],
-        epochs=few.epochs,
-        learning_rate=few.learning_rate,
-        batch_size=few.batch_size,
-        seed=seed,
-        autocast=experiment.autocast,
-        scaler=gradient_scaler(experiment.settings.dtype, experiment.device),
-    ):
-        score = None if probe is None else probe(projectors)
-        if score is not None and score > best:
-            best, kept = score, deepcopy(projectors.state_dict())
-    if kept is not None:
-        projectors.load_state_dict(kept)
+    logs = experiment.fit(projectors, [part], few, support.draw)
+    keep_best(projectors, logs, _held_out_probe(support))
     return projectors
 
 
@@ -129,9 +112,7 @@ def _held_out_probe(support: Support) -> Callable[[Projectors], float] | None:
 
     def probe(projectors: Projectors) -> float:
         judge = experiment.judge(support.name, projectors)
-        found = [judge.branches(seen.packed) for seen in passes()]
-        maps, scores = (torch.cat([getattr(f, key) for f in found]) for key in ("text_maps", "text_scores"))
-        branches = _fused(Branches(maps, scores), memory)
+        branches = _fused(Branches.joined([judge.branches(seen.packed) for seen in passes()]), memory)
         verdict = _few_shot_verdict(support, branches, FusionRanges.of(branches))
         return selection_score(verdict, images.batch)
 
@@ -259,7 +240,8 @@ def baseline_verdicts(
 
 def _passes(experiment: Experiment, test: TestSet) -> Callable[[], Iterator[PlainPass]]:
     """Gives the plain passes over the test images once a call: kept where they are small, else run anew."""
-    if test.tokens.numel() * (len(experiment.levels) + 1) > KEPT_NUMBERS:
+    one = test.tokens[:1].numel()
+    if one * len(test.tokens) * (len(experiment.levels) + 1) > KEPT_NUMBERS:
         return lambda: plain_passes(experiment, test.tokens, test.batch.images)
     kept = list(plain_passes(experiment, test.tokens, test.batch.images))
     # what a pass has worked out for one draw's memory is of no use to the next
@@ -272,9 +254,4 @@ def _judged(passes: Iterable[PlainPass], detectors: dict[str, Detector]) -> dict
     for seen in passes:
         for method, detect in detectors.items():
             parts[method].append(detect(seen))
-    return {method: _joined(found) for method, found in parts.items()}
-
-
-def _joined(parts: list[Verdict]) -> Verdict:
-    maps = None if parts[0].maps is None else torch.cat([part.maps for part in parts])
-    return Verdict(torch.cat([part.scores for part in parts]), maps)
+    return {method: Verdict.joined(found) for method, found in parts.items()}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvfa_core.augmentation import views_of
 from mvfa_core.datasets import ImageRecord
 from mvfa_core.detector import Detector
 from mvfa_core.errors import MvfaError
@@ -99,10 +98,10 @@ def _references(detector: Detector, experiment: "Experiment", run: "Run") -> tup
 
 def _without_itself(detector: Detector, record: ImageRecord, remembered: Sequence[str]) -> Detector:
     """A remembered image is compared with the memory of the others, as its own tokens are in there."""
-    if detector.banks is None or record.name not in remembered or len(remembered) < 2:
+    if detector.banks is None or record.name not in remembered:
         return detector
     banks = detector.banks.seg if detector.judge.masks else detector.banks.det
-    others = banks.without(views_of(remembered.index(record.name), len(remembered)))
+    others = banks.without_image(remembered.index(record.name), len(remembered))
     return replace(detector, banks=Banks(others, others))
 
 

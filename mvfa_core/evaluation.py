@@ -16,7 +16,7 @@ from mvfa_core.errors import MvfaError
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.gallery import Collector, judging_method
 from mvfa_core.judging import Verdict
-from mvfa_core.methods import group_of, place_of
+from mvfa_core.methods import group_of, is_mvfa, place_of
 from mvfa_core.metrics import image_metrics, pixel_metrics
 from mvfa_core.operating import at_threshold
 from mvfa_core.runs import Run
@@ -125,6 +125,16 @@ class Evaluation:
             gallery.arrays(order),
             _provenance(experiment, name, test, runs),
         )
+
+    @property
+    def pictured(self) -> dict[str, str]:
+        """{group: method} with maps in the gallery: CLIP's patches and MVFA, of several support draws the first."""
+        first: dict[str, str] = {}
+        for key in self.gallery:
+            group = group_of(key.removeprefix("map:"))
+            if key.startswith("map:") and (group == "clip-patch" or is_mvfa(group)):
+                first.setdefault(group, key.removeprefix("map:"))
+        return first
 
     def save(self, results: str | Path, bulk: str | Path) -> None:
         """Small readable files under `results`, arrays under `bulk`."""

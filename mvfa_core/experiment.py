@@ -2,9 +2,8 @@
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvfa_core.adapters import Adapters, ResidualWeights
 from mvfa_core.augmentation import FOLDS, augment, views_of
@@ -42,10 +41,10 @@ from mvfa_core.pixel_ranking import PixelRanking
 from mvfa_core.prompts import PromptEnsemble, text_features
 from mvfa_core.protocols import PROTOCOLS, Protocol
 from mvfa_core.runs import Run
-from mvfa_core.settings import Settings, load_settings
+from mvfa_core.settings import Settings, TrainingSettings, load_settings
 from mvfa_core.support import SupportSet, draw_support, read_support
 from mvfa_core.token_cache import CachedTokens, PrefixTokens, TokenCache, digest, origin_of
-from mvfa_core.training import TrainingPart, fit
+from mvfa_core.training import EpochLog, TrainingPart, fit, keep_best
 
 GIGABYTE = 10**9
 
@@ -67,7 +66,13 @@ class Experiment:
         settings: the checked parameters.
         base: folder that relative paths in the settings start from.
         say: takes one line of progress at a time.
+
+    Attributes:
+        prompts: the wordings of the text features. adapter_class: what is trained.
     """
+
+    prompts = PromptEnsemble()
+    adapter_class = Adapters
 
     def __init__(self, settings: Settings, base: str | Path = ".", say: Callable[[str], None] = print):
         self.settings = settings
@@ -113,19 +118,19 @@ class Experiment:
         organ = self.settings.dataset(name).organ
         if organ not in self._texts:
             # hundreds of sentences for two vectors: at the paper's size half a minute on two cores
-            sentences = json.dumps(PromptEnsemble().sentences(organ))
+            sentences = json.dumps(self.prompts.sentences(organ))
             key = digest(origin_of(self.backbone, 0, torch.float32), sentences)
             found = self.cache.get(key)
             if found is None:
-                found = text_features(self.backbone, organ)
+                found = text_features(self.backbone, organ, self.prompts)
                 self.cache.put(key, found)
             self._texts[organ] = found.to(self.device)
         return self._texts[organ]
 
     def fresh_adapters(self, draw: int = 0) -> Adapters:
         residual = ResidualWeights(*self.settings.method.residual)
-        adapters = Adapters.for_backbone(self.backbone, self.levels, self.settings.seed + draw, residual)
-        return adapters.to(self.device)
+        seed = self.settings.seed + draw
+        return self.adapter_class.for_backbone(self.backbone, self.levels, seed, residual).to(self.device)
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor | CachedTokens:
@@ -247,9 +252,8 @@ class Experiment:
         images = len(normal) // FOLDS
         seen: list[Branches] = [judge.branches(abnormal, banks)]
         for i in range(images):
-            views = views_of(i, images)
-            seen.append(judge.branches(normal[views], banks.without(views) if images > 1 else banks))
-        return Branches(**{key: torch.cat([getattr(b, key) for b in seen]) for key in vars(seen[0])})
+            seen.append(judge.branches(normal[views_of(i, images)], banks.without_image(i, images)))
+        return Branches.joined(seen)
 
     # --- zero-shot --------------------------------------------------------------------------------------
 
@@ -310,13 +314,32 @@ class Experiment:
         rules: Protocol,
         draw: int,
         parts: list[TrainingPart],
-        schedule,
+        schedule: TrainingSettings,
         probe: Callable[[Adapters], float] | None,
     ) -> Run:
         """Fit, look at `probe` after each epoch where there is one, and keep the best (else the last) epoch."""
-        adapters = self.fresh_adapters(draw)
-        best, kept, rows = -1.0, None, []
-        for log in fit(
+        adapters, rows = self.fresh_adapters(draw), []
+
+        def seen(log: EpochLog, score: float | None) -> None:
+            rows.append(asdict(log) | {"total": log.total, "selection": score})
+            looked = "" if score is None else f", selection score {score:.4f}"
+            self.say(f"epoch {log.epoch}/{schedule.epochs}: loss {log.total:.4f}{looked}")
+
+        logs = self.fit(adapters, parts, schedule, draw, rules.logits_quirk)
+        epoch = keep_best(adapters, logs, probe, seen)
+        log = pd.DataFrame(rows)
+        return Run(name, shots, rules.name, draw, epoch, adapters, log, provenance=self.provenance())
+
+    def fit(
+        self,
+        adapters: nn.Module,
+        parts: Sequence[TrainingPart],
+        schedule: TrainingSettings,
+        draw: int = 0,
+        logits_quirk: bool = False,
+    ) -> Iterator[EpochLog]:
+        """`training.fit` by a schedule of the settings, with their seed, in their precision."""
+        return fit(
             self.backbone,
             adapters,
             parts,
@@ -324,31 +347,9 @@ class Experiment:
             learning_rate=schedule.learning_rate,
             batch_size=schedule.batch_size,
             seed=self.settings.seed + draw,
-            logits_quirk=rules.logits_quirk,
+            logits_quirk=logits_quirk,
             autocast=self.autocast,
             scaler=gradient_scaler(self.settings.dtype, self.device),
-        ):
-            score = probe(adapters) if probe else None
-            if score is None or score > best:
-                best, kept = (
-                    score if score is not None else best,
-                    (log.epoch, deepcopy(adapters.state_dict())),
-                )
-            rows.append(
-                {
-                    "epoch": log.epoch,
-                    "detection": log.detection,
-                    "focal": log.focal,
-                    "dice": log.dice,
-                    "total": log.total,
-                    "selection": score,
-                }
-            )
-            looked = "" if score is None else f", selection score {score:.4f}"
-            self.say(f"epoch {log.epoch}/{schedule.epochs}: loss {log.total:.4f}{looked}")
-        adapters.load_state_dict(kept[1])
-        return Run(
-            name, shots, rules.name, draw, kept[0], adapters, pd.DataFrame(rows), provenance=self.provenance()
         )
 
     def load_runs(self, name: str, folder: str | Path) -> list[Run]:

@@ -7,13 +7,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from mvfa_core.baselines import baseline_label
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.gallery import panel_of
-from mvfa_core.methods import group_of, is_mvfa, several_protocols, shots_of
+from mvfa_core.methods import group_of, is_few_shot, is_mvfa, several_protocols, shots_of
 from mvfa_core.report import MEAN, METRIC_NAMES, groups_of, main_groups, method_label
 
 # MVFA in the colours of Okabe and Ito, baselines in those of Tol's muted scheme, plain CLIP in grey and black:
@@ -38,7 +39,7 @@ def colour_of(group: str, groups: Sequence[str]) -> str:
     kind = group.split("/")[0].removeprefix(f"{shots_of(group)}-")
     if kind in COLOURS:
         return COLOURS[kind]
-    few = sorted({shots_of(g) for g in groups if is_mvfa(g) and shots_of(g)})
+    few = sorted({shots_of(g) for g in groups if is_few_shot(g)})
     return FEW_SHOT_COLOURS[few.index(shots_of(group)) % len(FEW_SHOT_COLOURS)]
 
 
@@ -152,7 +153,7 @@ def mean_roc_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     `zero_shot` and `few_shot` are the first such groups in the order of the tables.
     """
     groups = groups_of(evaluations)
-    few = [g for g in groups if is_mvfa(g) and shots_of(g)]
+    few = [g for g in groups if is_few_shot(g)]
     zero = [g for g in groups if g.startswith("zero-shot")]
     wanted = {"clip_pooled": "clip-pooled", "clip_patch": "clip-patch", "untrained": "untrained"}
     wanted |= {name: found[0] for name, found in (("zero_shot", zero), ("few_shot", few)) if found}
@@ -248,8 +249,8 @@ def panel_figure(evaluation: Evaluation, methods: Sequence[str] | None = None) -
             axis = next(cells)
             low, high = gallery[f"range:{method}"]
             axis.imshow(gallery[f"map:{method}"][column].astype(np.float32), cmap=HEAT, vmin=low, vmax=high)
-            if masks is not None and masks[column].any():
-                axis.contour(masks[column], levels=[0.5], colors=OUTLINE, linewidths=1)
+            if masks is not None:
+                outline(axis, masks[column])
             axis.set_xlabel(
                 f"score {evaluation.scores[method].iloc[rows[column]]:.2f}", fontsize=7, labelpad=1
             )
@@ -264,11 +265,7 @@ def panel_methods(evaluation: Evaluation) -> list[str]:
 
     Only the sound protocol, unless the other was run alone.
     """
-    shown = [key.removeprefix("map:") for key in evaluation.gallery if key.startswith("map:")]
-    first: dict[str, str] = {}
-    for method in shown:
-        if group_of(method) == "clip-patch" or is_mvfa(method):
-            first.setdefault(group_of(method), method)
+    first = evaluation.pictured
     sound = {group: method for group, method in first.items() if not group.endswith("/paper")}
     chosen = sound if any(is_mvfa(group) for group in sound) else first
     few = [group for group in chosen if shots_of(group)]
@@ -291,8 +288,8 @@ def failure_figure(failures: pd.DataFrame, images: np.ndarray, masks: np.ndarray
         members = np.flatnonzero(failures["kind"] == kind)
         for axis, place in zip(axes[line], members, strict=False):
             axis.imshow(images[place])
-            if masks is not None and masks[place].any():
-                axis.contour(masks[place], levels=[0.5], colors=OUTLINE, linewidths=1)
+            if masks is not None:
+                outline(axis, masks[place])
             row = failures.iloc[place]
             axis.set_title(f"{row['image']}\novertaken by {100 * row['overtaken']:.0f} %", fontsize=7)
         axes[line, 0].set_ylabel({"miss": "misses"}.get(kind, f"{kind}s"), fontsize=9)
@@ -302,9 +299,21 @@ def failure_figure(failures: pd.DataFrame, images: np.ndarray, masks: np.ndarray
 
 def _bare(axes: np.ndarray) -> None:
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        sns.despine(ax=axis, left=True, bottom=True)
+        bare(axis)
+
+
+def bare(axis: Axes) -> Axes:
+    """An axis for a picture: no ticks, no frame; its labels stay."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    sns.despine(ax=axis, left=True, bottom=True)
+    return axis
+
+
+def outline(axis: Axes, mask: np.ndarray, width: float = 1) -> None:
+    """Draw the edge of a mask (S, S) in {0, 1}, where it has one."""
+    if mask.any():
+        axis.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=width)
 
 
 def training_figure(logs: dict[str, pd.DataFrame]) -> Figure:

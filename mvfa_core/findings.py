@@ -18,8 +18,8 @@ from mvfa_core.report import (
     stronger_reading,
 )
 from mvfa_core.settings import Settings
-from mvfa_core.significance import ALPHA, METRICS, label, p_text, significance_table
-from mvfa_core.uncertainty import bootstrap_interval, holm
+from mvfa_core.significance import ALPHA, METRICS, corrected, label, p_text, significance_table
+from mvfa_core.uncertainty import bootstrap_interval
 
 CONTROL = "untrained"
 BETTER, WORSE, UNSURE = "better", "worse", "no clear difference"
@@ -58,9 +58,7 @@ def where_table(tests: pd.DataFrame) -> pd.DataFrame:
         if rows.empty:
             continue
         best = rows.loc[rows.groupby("dataset", sort=False)["baseline_value"].idxmax()].copy()
-        best["p_holm"] = best["p"]
-        corrected = best["p"].notna() & (best["dataset"] != MEAN)
-        best.loc[corrected, "p_holm"] = holm(best.loc[corrected, "p"])
+        best["p_holm"] = corrected(best)
         verdicts = [_verdict(row.difference, row.p_holm) for row in best.itertuples()]
         frames.append(best.assign(verdict=verdicts))
     columns = ["metric", "method", "dataset", "value", "baseline", "baseline_value", "difference"]

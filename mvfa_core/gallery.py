@@ -6,7 +6,7 @@ import numpy as np
 
 from mvfa_core.experiment import TestSet
 from mvfa_core.judging import Verdict
-from mvfa_core.methods import is_mvfa, shots_of
+from mvfa_core.methods import is_few_shot
 
 # of a small choice for a figure that shows all of it side by side
 PANEL_IMAGES = 6
@@ -39,7 +39,7 @@ def spread_rows(labels: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
 
 def judging_method(shown: list[str]) -> str:
     """The method whose scores choose the images: the first few-shot run, or else the last method with maps."""
-    return next((m for m in shown if is_mvfa(m) and not m.startswith("zero")), shown[-1])
+    return next((m for m in shown if is_few_shot(m)), shown[-1])
 
 
 def pictures_of(test: TestSet, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,7 +67,7 @@ class Collector:
         if verdict.maps is None:
             return
         self.waiting[method] = verdict
-        if self.rows is not None or (is_mvfa(method) and shots_of(method)):
+        if self.rows is not None or is_few_shot(method):
             self._settle()
 
     def _settle(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.figures import HEAT
-from mvfa_core.methods import group_of, is_mvfa, several_protocols
+from mvfa_core.methods import group_of, is_few_shot, several_protocols
 from mvfa_core.pictures import heat_png, outline, photo_png
 from mvfa_core.reference import Reference
 from mvfa_core.report import method_label
@@ -43,13 +43,6 @@ class Card:
     edge: str
 
 
-def gallery_methods(evaluation: Evaluation) -> list[str]:
-    """One run a group with maps: CLIP's patches and MVFA's settings, of several support draws the first."""
-    shown = [key.removeprefix("map:") for key in evaluation.gallery if key.startswith("map:")]
-    first = {group_of(method): method for method in reversed(shown)}
-    return [method for group, method in reversed(first.items()) if group == "clip-patch" or is_mvfa(group)]
-
-
 def outcome_of(abnormal: bool, score: float, threshold: float) -> tuple[str, str]:
     """Key and name of what a threshold makes of a score; at the threshold counts as abnormal."""
     return OUTCOMES[abnormal, score >= threshold]
@@ -75,7 +68,7 @@ def gallery_cards(evaluation: Evaluation, site: Path) -> Iterator[Card]:
     """
     gallery, scores = evaluation.gallery, evaluation.scores
     folder = f"gallery/{evaluation.dataset}"
-    methods = gallery_methods(evaluation)
+    methods = list(evaluation.pictured.values())
     several = several_protocols(group_of(method) for method in methods)
     thresholds = {method: threshold_of(evaluation, method) for method in methods}
     for place, row in enumerate(gallery["rows"]):
@@ -108,7 +101,7 @@ def gallery_cards(evaluation: Evaluation, site: Path) -> Iterator[Card]:
 def first_choice(cards: list[Card]) -> str:
     """The method that the page opens with: the largest number of shots, or else the last one."""
     methods = list(dict.fromkeys(card.method for card in cards))
-    few = [method for method in methods if is_mvfa(method) and not method.startswith("zero")]
+    few = [method for method in methods if is_few_shot(method)]
     return (few or methods or [""])[-1]
 
 

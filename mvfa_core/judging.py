@@ -15,12 +15,25 @@ from mvfa_core.memory import MemoryBank, memory_maps
 from mvfa_core.scoring import LOGIT_SCALE, Range, fuse, text_maps, text_scores
 
 
+def _joined(parts: Sequence) -> dict[str, Tensor | None]:
+    """Field by field; what the first part lacks is lacking in all."""
+    return {
+        name: None if value is None else torch.cat([getattr(part, name) for part in parts])
+        for name, value in vars(parts[0]).items()
+    }
+
+
 @dataclass
 class Verdict:
     """scores (N,): larger is more abnormal. maps (N, S, S) float32, or None where a method gives none."""
 
     scores: Tensor
     maps: Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Verdict"]) -> "Verdict":
+        """Of all images of several parts."""
+        return cls(**_joined(parts))
 
 
 @dataclass
@@ -35,6 +48,11 @@ class Branches:
     text_scores: Tensor
     memory_maps: Tensor | None = None
     memory_scores: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Branches"]) -> "Branches":
+        """Of all images of several parts."""
+        return cls(**_joined(parts))
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,9 @@ class Banks:
 
     def without(self, images: Sequence[int]) -> "Banks":
         return Banks(self.seg.without(images), self.det.without(images))
+
+    def without_image(self, image: int, images: int) -> "Banks":
+        return Banks(self.seg.without_image(image, images), self.det.without_image(image, images))
 
 
 @dataclass
@@ -110,8 +131,7 @@ class Judge:
         the other data sets.
         """
         chunks = [self._branches(rows, banks, zero_shot) for rows in tokens.split(self.batch_size)]
-        names = [name for name, value in vars(chunks[0]).items() if value is not None]
-        return Branches(**{name: torch.cat([getattr(chunk, name) for chunk in chunks]) for name in names})
+        return Branches.joined(chunks)
 
     def _levels(self, tokens: Tensor):
         with self.autocast():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvfa_core.augmentation import views_of
 from mvfa_core.scoring import upsample
 
 
@@ -28,6 +29,10 @@ class MemoryBank:
         rest = MemoryBank([])
         rest.levels = [level[keep] for level in self.levels]
         return rest
+
+    def without_image(self, image: int, images: int) -> "MemoryBank":
+        """The bank that one of its `images` augmented images is compared with: the others; a single one stays."""
+        return self.without(views_of(image, images)) if images > 1 else self
 
     def distances(
         self, levels: Sequence[Tensor], prefix: int, queries: int = 1024, block: int = 2048

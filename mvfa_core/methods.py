@@ -32,6 +32,15 @@ def shots_of(group: str) -> int:
     return int(head) if head.isdigit() else 0
 
 
+def is_few_shot(group: str) -> bool:
+    """Whether a method group is MVFA's and saw images of the target.
+
+    >>> is_few_shot("4-shot/paper"), is_few_shot("zero-shot/sound"), is_few_shot("4-memory/sound")
+    (True, False, False)
+    """
+    return is_mvfa(group) and shots_of(group) > 0
+
+
 # the order of tables and figures: without the target's images first, then by what is trained
 _KINDS = (
     "clip-pooled",

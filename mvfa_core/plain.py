@@ -127,7 +127,6 @@ class Support:
         found = [self.memory_maps(self.seen.rows(self.rows(1)))]
         images = len(normal) // FOLDS
         for i in range(images):
-            views = views_of(i, images)
-            bank = self.bank.without(views) if images > 1 else self.bank
-            found.append(self.seen.rows([normal[v] for v in views]).memory_maps(bank, prefix, self.size))
+            rows, bank = [normal[v] for v in views_of(i, images)], self.bank.without_image(i, images)
+            found.append(self.seen.rows(rows).memory_maps(bank, prefix, self.size))
         return torch.cat(found)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from mvfa_core.evaluation import Evaluation
-from mvfa_core.methods import group_of, is_mvfa, shots_of
+from mvfa_core.methods import group_of, is_few_shot, is_mvfa, shots_of
 from mvfa_core.metrics import auroc
 from mvfa_core.report import (
     MEAN,
@@ -98,11 +98,17 @@ def _comparison(evaluations: Sequence[Evaluation], metric: str, method: str, bas
     nothing = ("", math.nan)
     table["test"] = [tests.get(name, nothing)[0] for name in table["dataset"]]
     table["p"] = [tests.get(name, nothing)[1] for name in table["dataset"]]
-    table["p_holm"] = table["p"]
-    corrected = table["p"].notna() & (table["dataset"] != MEAN)
-    table.loc[corrected, "p_holm"] = holm(table.loc[corrected, "p"])
+    table["p_holm"] = corrected(table)
     table["mark"] = np.where(table["p_holm"] < ALPHA, "*", "")
     return table
+
+
+def corrected(table: pd.DataFrame) -> pd.Series:
+    """Column `p` after Holm's correction over data sets; the mean is one test and stays as it is."""
+    p = table["p"].copy()
+    each = p.notna() & (table["dataset"] != MEAN)
+    p[each] = holm(p[each])
+    return p
 
 
 def _test(evaluation: Evaluation, metric: str, method: str, baseline: str) -> tuple[str, float]:
@@ -207,7 +213,7 @@ def draw_statements(evaluations: Sequence[Evaluation]) -> list[str]:
     """One sentence a few-shot group of MVFA: on which data sets every support draw agrees that it helps."""
     baseline = stronger_reading(evaluations, "image_auroc")
     sentences = []
-    for group in (g for g in groups_of(evaluations) if is_mvfa(g) and shots_of(g)):
+    for group in filter(is_few_shot, groups_of(evaluations)):
         told: dict[str, list[str]] = {}
         spreads = []
         for evaluation in evaluations:

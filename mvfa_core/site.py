@@ -23,7 +23,6 @@ from mvfa_core.gallery_page import (
     counts,
     first_choice,
     gallery_cards,
-    gallery_methods,
 )
 from mvfa_core.methods import group_of, method_name
 from mvfa_core.notebook_pages import markdown, read_notebook, render_notebook, title_of
@@ -191,7 +190,7 @@ def _gallery(cards: list, evaluations: list[Evaluation]) -> dict:
         "counts": [
             (evaluation.dataset, methods[group_of(method)], counts(evaluation, method))
             for evaluation in evaluations
-            for method in gallery_methods(evaluation)
+            for method in evaluation.pictured.values()
         ],
     }
 

@@ -1,11 +1,13 @@
 """The loop that teaches the adapters. The backbone's frozen prefix has already been run."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvfa_core.adapters import Adapters
 from mvfa_core.backbones import Backbone
@@ -97,6 +99,36 @@ def fit(
             sums += losses.detach().sum(dim=1).cpu()
             progress()
         yield EpochLog(epoch, float(sums[0]) / images, *(float(s) / max(masked, 1) for s in sums[1:]))
+
+
+def keep_best(
+    adapters: nn.Module,
+    logs: Iterable[EpochLog],
+    probe: Callable[[nn.Module], float] | None,
+    seen: Callable[[EpochLog, float | None], None] = lambda log, score: None,
+) -> int:
+    """Run a training to its end and leave `adapters` as they were after the epoch that `probe` scores highest.
+
+    Args:
+        adapters: what is trained in place.
+        logs: the training, see `fit`.
+        probe: asked after every epoch; of equal scores the first stays. None: the last epoch stays.
+        seen: is told every epoch's log and score.
+
+    Returns:
+        The number of the kept epoch.
+    """
+    best, epoch, kept = -math.inf, 0, None
+    for log in logs:
+        score = probe(adapters) if probe else None
+        if score is None:
+            epoch = log.epoch
+        elif score > best:
+            best, epoch, kept = score, log.epoch, deepcopy(adapters.state_dict())
+        seen(log, score)
+    if kept is not None:
+        adapters.load_state_dict(kept)
+    return epoch
 
 
 def batch_losses(

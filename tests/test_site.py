@@ -16,7 +16,7 @@ from test_stages import LOOKS, STAGES, closure
 from mvfa_core.errors import MvfaError
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.gallery import panel_of, spread_rows
-from mvfa_core.gallery_page import FALSE_ALARM_RATE, counts, gallery_methods, outcome_of, threshold_of
+from mvfa_core.gallery_page import FALSE_ALARM_RATE, counts, outcome_of, threshold_of
 from mvfa_core.pictures import heat_png, outline
 from mvfa_core.site import build_site
 from mvfa_core.table_pages import read_table
@@ -228,7 +228,7 @@ def test_the_gallery_tells_each_card_as_the_scores_do(built):
 
 def test_the_threshold_flags_at_most_a_tenth_of_the_normal_images():
     one = evaluation("Brain", True, images=60)
-    for method in gallery_methods(one):
+    for method in one.pictured.values():
         normal = one.scores.loc[one.scores["label"] == 0, method]
         threshold = threshold_of(one, method)
         assert np.mean(normal >= threshold) == pytest.approx(FALSE_ALARM_RATE)

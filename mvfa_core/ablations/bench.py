@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from mvfa_core.adapters import Adapters, LevelTokens, ResidualWeights
+from mvfa_core.adapters import Adapters, LevelTokens
 from mvfa_core.backbones import Backbone
 from mvfa_core.errors import MvfaError
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.judging import Branches, FusionRanges, Verdict
-from mvfa_core.prompts import ENSEMBLES, text_features
+from mvfa_core.prompts import ENSEMBLES
 from mvfa_core.runs import Run
 from mvfa_core.settings import Fraction, Section, Settings, read_section
 from mvfa_core.training import TrainingPart
@@ -107,20 +107,7 @@ class VariedExperiment(Experiment):
 
     def __init__(self, *arguments, variation: Variation, **options):
         super().__init__(*arguments, **options)
-        self.variation = variation
-
-    def text(self, name: str) -> Tensor:
-        organ = self.settings.dataset(name).organ
-        if organ not in self._texts:
-            self._texts[organ] = text_features(self.backbone, organ, ENSEMBLES[self.variation.prompts])
-        return self._texts[organ]
-
-    def fresh_adapters(self, draw: int = 0) -> Adapters:
-        residual = ResidualWeights(*self.settings.method.residual)
-        seed = self.settings.seed + draw
-        return self.variation.adapters.for_backbone(self.backbone, self.levels, seed, residual).to(
-            self.device
-        )
+        self.prompts, self.adapter_class = ENSEMBLES[variation.prompts], variation.adapters
 
 
 def changed(settings: Settings, changes: Mapping[str, Mapping]) -> Settings:

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from mvfa_core.ablations.bench import ALL_PROMPTS, Bench, SegmentationAlone, Variation, VariedExperiment
 from mvfa_core.baselines import projector_detector
-from mvfa_core.devices import gradient_scaler
 from mvfa_core.judging import Verdict, clip_verdicts, few_shot_verdict
 from mvfa_core.plain import Support, plain_passes
 from mvfa_core.settings import Settings
-from mvfa_core.training import fit
 
 TEST, HELD_OUT, SUPPORT = "test images", "held-out valid images", "support images"
 MVFA, PLAIN = "MVFA", "plain CLIP"
@@ -158,8 +156,7 @@ def _projectors(bench: Bench) -> Verdict:
     support = Support.of(bench.experiment, bench.name, bench.shots, bench.draw)
     detect = projector_detector(support)
     with torch.no_grad():
-        parts = [detect(seen) for seen in plain_passes(bench.experiment, bench.test.tokens)]
-    return Verdict(*(torch.cat([getattr(part, key) for part in parts]) for key in ("scores", "maps")))
+        return Verdict.joined([detect(seen) for seen in plain_passes(bench.experiment, bench.test.tokens)])
 
 
 # --- one branch at a time -----------------------------------------------------------------------------------
@@ -208,7 +205,7 @@ def epochs(bench: Bench, values: Sequence[int]) -> Iterator[Seen]:
     """One long training, judged on the way: on its own images, on the rest of `valid`, on the test images."""
     experiment, few = bench.experiment, bench.settings.few_shot
     wanted = _with(few.epochs, values)
-    part, seed = bench.support_part(experiment), bench.settings.seed + bench.draw
+    part = bench.support_part(experiment)
     weight, masks = bench.settings.method.memory_weight, part.masks
     if masks is not None:
         masks = torch.cat([masks[part.labels == 1], masks[part.labels == 0]])
@@ -216,17 +213,8 @@ def epochs(bench: Bench, values: Sequence[int]) -> Iterator[Seen]:
     held_out = experiment.held_out(bench.name, experiment.support(bench.name, bench.shots, bench.draw))
     sets = {series: images for series, images in ((HELD_OUT, held_out), (TEST, bench.test)) if images}
     trained = experiment.fresh_adapters(bench.draw)
-    for log in fit(
-        experiment.backbone,
-        trained,
-        [part],
-        epochs=max(wanted),
-        learning_rate=few.learning_rate,
-        batch_size=few.batch_size,
-        seed=seed,
-        autocast=experiment.autocast,
-        scaler=gradient_scaler(bench.settings.dtype, experiment.device),
-    ):
+    schedule = few.model_copy(update={"epochs": max(wanted)})
+    for log in experiment.fit(trained, [part], schedule, bench.draw):
         if log.epoch not in wanted:
             continue
         label = f"{log.epoch} epoch{'s' * (log.epoch > 1)}"

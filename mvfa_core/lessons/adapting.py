@@ -15,7 +15,7 @@ from mvfa_core.metrics import auroc
 from mvfa_core.objectives import detection_loss, segmentation_losses
 from mvfa_core.pixel_ranking import PixelRanking
 from mvfa_core.scoring import text_maps, text_scores
-from mvfa_core.training import TrainingPart, fit
+from mvfa_core.training import TrainingPart
 from mvfa_core.uncertainty import image_auroc_interval
 
 BRANCHES = ("seg", "det")
@@ -119,16 +119,8 @@ def watch(
     """
     adapters, tokens = experiment.fresh_adapters(), experiment.tokens(images)
     snapshots = [_look(experiment, adapters, part.text, tokens, 0, None)]
-    schedule = experiment.settings.few_shot
-    for log in fit(
-        experiment.backbone,
-        adapters,
-        [part],
-        epochs=epochs,
-        learning_rate=schedule.learning_rate,
-        batch_size=schedule.batch_size,
-        seed=experiment.settings.seed,
-    ):
+    schedule = experiment.settings.few_shot.model_copy(update={"epochs": epochs})
+    for log in experiment.fit(adapters, [part], schedule):
         if every is None or log.epoch in every:
             snapshots.append(_look(experiment, adapters, part.text, tokens, log.epoch, log.total))
     return snapshots

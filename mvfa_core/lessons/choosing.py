@@ -15,7 +15,7 @@ from mvfa_core.lessons.smaller import evenly
 from mvfa_core.lessons.style import COLOURS, canvas
 from mvfa_core.lessons.transferring import level_scores
 from mvfa_core.metrics import auroc
-from mvfa_core.training import TrainingPart, fit
+from mvfa_core.training import TrainingPart
 
 SEEN, FRESH = "the study's test set", "fresh images"
 PLACES = {SEEN: COLOURS["few-shot"], FRESH: COLOURS["zero-shot"]}
@@ -81,15 +81,7 @@ def trained_candidates(
         chosen = experiment.support(name, shots, draw).chosen
         part = TrainingPart(name, *experiment.support_tokens(name, chosen), experiment.text(name))
         adapters = experiment.fresh_adapters(draw)
-        for log in fit(
-            experiment.backbone,
-            adapters,
-            [part],
-            epochs=few.epochs,
-            learning_rate=few.learning_rate,
-            batch_size=few.batch_size,
-            seed=experiment.settings.seed + draw,
-        ):
+        for log in experiment.fit(adapters, [part], few, draw):
             rows.append((text_scores_of(experiment, name, adapters, test), draw, log.epoch))
     scores, of_draw, epochs = zip(*rows, strict=True)
     return Candidates(test.batch.labels.numpy(), np.stack(scores), np.array(of_draw), np.array(epochs))

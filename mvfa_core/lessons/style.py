@@ -14,7 +14,7 @@ from torch import Tensor
 from mvfa_core.errors import MvfaError
 from mvfa_core.experiment import Experiment
 from mvfa_core.figures import COLOURS as METHOD_COLOURS
-from mvfa_core.figures import FEW_SHOT_COLOURS, HEAT, OUTLINE
+from mvfa_core.figures import FEW_SHOT_COLOURS, HEAT, OUTLINE, bare, outline
 from mvfa_core.settings import Settings, load_settings
 
 __all__ = [
@@ -61,14 +61,6 @@ def canvas(rows: int = 1, columns: int = 1, width: float = 8, height: float = 3,
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     sns.despine(figure)
     return figure, (axes[0, 0] if rows == columns == 1 else axes)
-
-
-def bare(axis: Axes) -> Axes:
-    """An axis for a picture: no ticks, no frame; its labels stay."""
-    axis.set_xticks([])
-    axis.set_yticks([])
-    sns.despine(ax=axis, left=True, bottom=True)
-    return axis
 
 
 def picture(image: Tensor | np.ndarray) -> np.ndarray:
@@ -133,8 +125,8 @@ def image_rows(
 
 
 def _outline(axis: Axes, mask: Tensor | np.ndarray | None) -> None:
-    if mask is not None and np.asarray(mask).any():
-        axis.contour(np.asarray(mask), levels=[0.5], colors=OUTLINE, linewidths=1.2)
+    if mask is not None:
+        outline(axis, np.asarray(mask), width=1.2)
 
 
 def exercise(question: str, solution: str) -> Markdown:
