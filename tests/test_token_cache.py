@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mvfa_core import token_cache
+from mvfa_core.baselines import baseline_verdicts
 from mvfa_core.experiment import Experiment
 from mvfa_core.token_cache import CachedTokens, PrefixTokens, TokenCache, digest
 
@@ -210,3 +211,15 @@ def test_text_features_are_kept_by_sentences_and_weights(project, monkeypatch):
     with torch.no_grad():
         other.backbone.model.text_projection[0, 0] += 1
     assert not torch.equal(other.text("Brain"), expected)
+
+
+def test_baselines_take_tokens_that_memory_does_not_hold(project):
+    found = []
+    for cache in ({}, {"memory_gb": 0}):
+        experiment = opened(project, cache)
+        test = experiment.test_set("Brain")
+        found.append(dict(baseline_verdicts(experiment, "Brain", test, shots=[2], draws=[0])))
+    assert isinstance(test.tokens, CachedTokens)
+    assert list(found[0]) == list(found[1])
+    for method, verdict in found[0].items():
+        assert torch.equal(verdict.scores, found[1][method].scores)
