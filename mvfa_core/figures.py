@@ -108,8 +108,7 @@ def baseline_figure(table: pd.DataFrame, metric: str) -> Figure:
     size = (1.6 + 2.1 * columns, 0.5 + lines * (0.5 + 0.21 * len(groups)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[len(datasets) :]:
-        axis.set_visible(False)
+    _unused(axes, len(datasets))
     for axis, dataset in zip(axes.flat, datasets, strict=False):
         rows = table[table["dataset"] == dataset]
         best = rows.loc[rows["value"].idxmax()]
@@ -174,8 +173,7 @@ def roc_figure(evaluations: Sequence[Evaluation]) -> Figure:
     lines = -(-len(evaluations) // columns) or 1
     figure = Figure(figsize=(3 * columns, 3 * lines + 0.6), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[len(evaluations) :]:
-        axis.set_visible(False)
+    _unused(axes, len(evaluations))
     for axis, evaluation in zip(axes.flat, evaluations, strict=False):
         table = roc_table(evaluation)
         for group in groups:
@@ -300,6 +298,15 @@ def failure_figure(failures: pd.DataFrame, images: np.ndarray, masks: np.ndarray
 def _bare(axes: np.ndarray) -> None:
     for axis in axes.flat:
         bare(axis)
+
+
+def _unused(axes: np.ndarray, count: int) -> None:
+    """Hide the panels behind the first `count`; the shared numbers then stand below the panels above them."""
+    columns = axes.shape[1]
+    for place in range(count, axes.size):
+        axes.flat[place].set_visible(False)
+        if place >= columns:
+            axes.flat[place - columns].tick_params(axis="x", labelbottom=True)
 
 
 def bare(axis: Axes) -> Axes:

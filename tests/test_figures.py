@@ -119,3 +119,11 @@ def test_failures_have_their_picture_name_and_share():
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["a\novertaken by 90 %", "b\novertaken by 50 %", "c\novertaken by 25 %", ""]
     assert figures.failure_figure(failures.iloc[:0], np.zeros((0, 8, 8, 3), np.uint8))
+
+
+def test_a_panel_above_an_unused_place_shows_the_numbers_of_its_axis():
+    figure = figures.baseline_figure(table(GROUPS, ("a", "b", "c", "d", "e", "f", "mean")), "image_auroc")
+    figure.canvas.draw()
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    numbered = [any(tick.label1.get_visible() for tick in axis.xaxis.get_major_ticks()) for axis in panels]
+    assert numbered == [False] * 3 + [True] * 4
