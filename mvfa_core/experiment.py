@@ -265,23 +265,24 @@ class Experiment:
         if not others:
             raise MvfaError("datasets: zero-shot transfer needs at least two data sets in params.yaml")
         held_out = rules.zero_shot_selection == "held-out"
-        parts, spared = [], {}
+        parts, spared, hashes = [], {}, {}
         for other in others:
             self.say(f"reading {other}")
-            part, rest = self._zero_shot_part(other, zero.held_out if held_out else 0.0)
+            part, spared[other], hashes[other] = self._zero_shot_part(
+                other, zero.held_out if held_out else 0.0
+            )
             parts.append(part)
-            spared[other] = rest
         if held_out:
             probe = partial(self._zero_shot_probe, spared)
         else:
             target = self.test_set(name)
             probe = partial(self._zero_shot_probe, {name: target})
         run = self._train(name, 0, rules, 0, parts, zero, probe)
-        run.provenance["sources"] = others
+        run.provenance["sources"] = hashes
         return run
 
-    def _zero_shot_part(self, name: str, held_out: float) -> tuple[TrainingPart, TestSet | None]:
-        """A seeded, stratified part of a source's test split, and what is set aside for selection."""
+    def _zero_shot_part(self, name: str, held_out: float) -> tuple[TrainingPart, TestSet | None, str]:
+        """A seeded, stratified part of a source's test split, what is set aside for selection, hash of both."""
         records, kept, spared = self.dataset(name).records("test"), [], []
         for label in (0, 1):
             rows = [record for record in records if record.label == label]
@@ -290,12 +291,13 @@ class Experiment:
             aside = round(len(rows) * held_out)
             spared += rows[:aside]
             kept += rows[aside:]
+        used = content_hash(kept + spared)
         batch = self.load(name, kept)
         part = TrainingPart(name, self.tokens(batch.images), batch.labels, batch.masks, self.text(name))
         if not spared:
-            return part, None
+            return part, None, used
         batch = self.load(name, spared)
-        return part, TestSet(spared, batch, self.tokens(batch.images), "")
+        return part, TestSet(spared, batch, self.tokens(batch.images), ""), used
 
     def _zero_shot_probe(self, images: dict[str, TestSet], adapters: Adapters) -> float:
         """Mean over data sets, so that a large one does not decide alone."""

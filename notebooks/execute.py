@@ -67,8 +67,9 @@ def main(
     if not source.is_file():
         sys.exit(f"{source}: notebook is missing; restore it from the repository")
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    # threads that spin while they wait cost a factor of five as soon as something else runs on the machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU OpenMP's threads spin while they wait: for as long as it likes, a few shots take four times as long as
+    # soon as something else runs on the machine; not at all, a fifth longer on a quiet one
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / "executed.ipynb"

@@ -147,7 +147,7 @@ def target_verdicts(
 
 def home_table(experiment: Experiment, run: Run, trained_on: TestSet, other: TestSet) -> pd.DataFrame:
     """Image AUROC of a run on the images it was trained on and on others of one data set, with intervals."""
-    name, resamples = run.provenance["sources"][0], experiment.settings.evaluation.bootstrap
+    name, resamples = next(iter(run.provenance["sources"])), experiment.settings.evaluation.bootstrap
     rows = []
     for place, images in (("trained on these images", trained_on), ("other images", other)):
         labels, verdict = images.batch.labels.numpy(), experiment.verdict(name, run, images)
