@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# the narrowest width worth it: in smaller blocks the products are not what takes the time
-WIDE = 512
 # score matrices of longer sequences fill the memory; the fused attention never holds them
 MOST_TOKENS = 1024
 
@@ -115,14 +113,13 @@ class FrozenBlock:
 
     @staticmethod
     def serves(block: nn.Module) -> bool:
-        """Whether `block` is built as this class expects, and wide enough to gain by it."""
+        """Whether `block` is built as this class expects."""
         attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
         return (
             type(block).__name__ == "ResidualAttentionBlock"
             and isinstance(attention, nn.MultiheadAttention)
             and attention.in_proj_weight is not None
             and attention.bias_k is None
-            and attention.embed_dim >= WIDE
             and list(dict(mlp.named_children())) == ["c_fc", "gelu", "c_proj"]
         )
 

@@ -6,31 +6,32 @@ import pytest
 import torch
 from open_clip.model import CLIP
 from parity import fill_by_name
+from torch import nn
 
 from mvfa_core import frozen
 from mvfa_core.backbones import OpenClipVit
 from mvfa_core.frozen import FrozenBlock, FrozenLinear
 
-WIDE_CLIP = {
+SMALL = {
     "embed_dim": 16,
-    "vision_cfg": {"image_size": 24, "layers": 2, "width": 512, "head_width": 64, "patch_size": 8},
+    "vision_cfg": {"image_size": 24, "layers": 2, "width": 128, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 
 
-def wide(**vision) -> OpenClipVit:
-    model = CLIP(**(WIDE_CLIP | {"vision_cfg": WIDE_CLIP["vision_cfg"] | vision}))
+def small(**vision) -> OpenClipVit:
+    model = CLIP(**(SMALL | {"vision_cfg": SMALL["vision_cfg"] | vision}))
     fill_by_name(model, salt=3, scale=0.4)
     return OpenClipVit(model, tokenizer=None)
 
 
 @pytest.fixture(scope="module")
 def backbone() -> OpenClipVit:
-    return wide()
+    return small()
 
 
 def tokens() -> torch.Tensor:
-    return torch.randn(3, 10, 512, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return torch.randn(3, 10, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
 def both(backbone, half: bool):
@@ -51,7 +52,7 @@ def both(backbone, half: bool):
 @pytest.mark.parametrize("options", [{}, {"ls_init_value": 0.3}])
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 2e-2)])
 def test_a_frozen_block_computes_what_the_block_computes(options, half, tolerance):
-    theirs, ours = both(wide(**options), half)
+    theirs, ours = both(small(**options), half)
     for expected, found in zip(theirs, ours, strict=True):
         assert found.dtype == torch.float32
         assert (found - expected).abs().max() <= tolerance * expected.abs().max()
@@ -84,7 +85,7 @@ def test_changed_weights_are_noticed(backbone):
 
 
 def test_a_block_that_learns_is_left_to_autograd():
-    backbone = wide()
+    backbone = small()
     weight = backbone.model.visual.transformer.resblocks[1].mlp.c_fc.weight.requires_grad_(True)
     fast = backbone._fast
     assert fast[0].ready(tokens()) and not fast[1].ready(tokens())
@@ -92,9 +93,12 @@ def test_a_block_that_learns_is_left_to_autograd():
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
-def test_narrow_blocks_stay_with_open_clip():
-    assert FrozenBlock.serves(wide().model.visual.transformer.resblocks[0])
-    assert not FrozenBlock.serves(wide(width=256).model.visual.transformer.resblocks[0])
+def test_blocks_built_otherwise_stay_with_open_clip():
+    block = small().model.visual.transformer.resblocks[0]
+    assert FrozenBlock.serves(block)
+    assert not FrozenBlock.serves(nn.Linear(2, 2))
+    block.mlp.add_module("extra", nn.Identity())
+    assert not FrozenBlock.serves(block)
 
 
 def test_the_half_precision_backward_is_that_of_a_linear_layer():
