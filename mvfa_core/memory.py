@@ -35,11 +35,11 @@ class MemoryBank:
         return self.without(views_of(image, images)) if images > 1 else self
 
     def distances(
-        self, levels: Sequence[Tensor], prefix: int, queries: int = 1024, block: int = 2048
+        self, levels: Sequence[Tensor], prefix: int, queries: int = 1024, block: int = 1024
     ) -> list[Tensor]:
         """Per level (N, P): 1 - the largest cosine of each patch token to the level's bank, in [0, 2].
 
-        `queries` patch tokens meet `block` bank tokens at a time: their cosines, 8 MB of them, stay in the
+        `queries` patch tokens meet `block` bank tokens at a time: their cosines, 4 MB of them, stay in the
         processor's cache, and memory is bounded however many images or shots there are.
         """
         result = []

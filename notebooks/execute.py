@@ -68,8 +68,8 @@ def main(
         sys.exit(f"{source}: notebook is missing; restore it from the repository")
     os.environ.setdefault("PYTHONHASHSEED", "0")
     # GNU OpenMP's threads spin while they wait: for as long as it likes, a few shots take four times as long as
-    # soon as something else runs on the machine; not at all, a fifth longer on a quiet one
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # soon as something else runs on the machine; not at all, a quarter longer on a quiet one
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / "executed.ipynb"
