@@ -3,12 +3,11 @@
 Few-shot baselines are named as runs are, with their own word for `shot`: `4-memory/sound/0`,
 `4-projector/sound/0`, `4-probe/sound/0`. They follow the sound protocol whatever the settings ask for: nothing
 of the test split is read, ranges come from the support images, and where there are epochs to choose from, the
-rest of the valid split chooses. `winclip` needs no images at all. CLIP itself, pooled and by patches, is in
-`judging.clip_verdicts`.
+rest of the valid split chooses. `winclip` and CLIP itself, `clip-pooled` and `clip-patch`, need no images at all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,8 +20,18 @@ from torch.nn import functional as F
 from mvfa_core.adapters import LevelTokens
 from mvfa_core.backbones import Backbone
 from mvfa_core.experiment import Experiment, TestSet, selection_score
-from mvfa_core.judging import Branches, FusionRanges, Judge, Verdict, few_shot_verdict
+from mvfa_core.judging import (
+    Branches,
+    FusionRanges,
+    Judge,
+    Verdict,
+    few_shot_verdict,
+    patch_verdict,
+    pooled_verdict,
+)
+from mvfa_core.methods import judging_method
 from mvfa_core.plain import PlainPass, Support, plain_passes
+from mvfa_core.runs import Run
 from mvfa_core.training import TrainingPart, keep_best
 from mvfa_core.windows import window_verdict
 
@@ -168,34 +177,30 @@ def probe_detector(support: Support) -> Detector:
     return lambda seen: Verdict(torch.from_numpy(model.decision_function(unit(seen))).float(), None)
 
 
+# --- CLIP itself ------------------------------------------------------------------------------------------
+
+
+def clip_readings(experiment: Experiment, name: str) -> dict[str, Detector]:
+    """The pooled token and the patches of the plain backbone, as `judging.clip_verdicts` reads them."""
+    text, size = experiment.text(name), experiment.settings.backbone.image_size
+
+    def patches(seen: PlainPass) -> Verdict:
+        with experiment.autocast():
+            projected = experiment.backbone.project(seen.last)
+        return patch_verdict(projected, text, size)
+
+    return {"clip-pooled": lambda seen: pooled_verdict(seen.pooled, text), "clip-patch": patches}
+
+
 # --- all of them ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """label: what tables call it, `{k}` being the shots. reads: which support images it learns from."""
-
-    label: str
-    reads: str
-    fit: Callable[[Support], Detector] | None = None
-
-
-BASELINES = {
-    "winclip": Baseline("CLIP, windows", "none"),
-    "memory": Baseline("CLIP + memory, {k} normal", "k normal", memory_detector),
-    "probe": Baseline("linear probe, {k}-shot", "k normal + k abnormal", probe_detector),
-    "projector": Baseline("projector, {k}-shot", "k normal + k abnormal", projector_detector),
+# how each few-shot baseline is fitted, under the word that names its methods
+BASELINES: dict[str, Callable[[Support], Detector]] = {
+    "memory": memory_detector,
+    "probe": probe_detector,
+    "projector": projector_detector,
 }
-
-
-def baseline_label(group: str) -> str | None:
-    """What tables call a method group, or None where it is no baseline of this module.
-
-    >>> baseline_label("4-memory/sound"), baseline_label("winclip"), baseline_label("4-shot/sound")
-    ('CLIP + memory, 4 normal', 'CLIP, windows', None)
-    """
-    shots, _, key = group.split("/")[0].rpartition("-")
-    return BASELINES[key].label.format(k=shots) if key in BASELINES else None
 
 
 @torch.no_grad()
@@ -223,18 +228,14 @@ def baseline_verdicts(
     text, size = experiment.text(name), experiment.settings.backbone.image_size
     windows = partial(window_verdict, experiment.backbone, text=text, size=size, autocast=experiment.autocast)
     passes = _passes(experiment, test)
-    yield from _judged(passes(), {"winclip": windows}).items()
+    yield from _judged(passes(), clip_readings(experiment, name) | {"winclip": windows}).items()
     few = experiment.settings.few_shot
     for k in few.shots if shots is None else shots:
         for draw in range(few.draws) if draws is None else draws:
             experiment.say(f"fitting baselines, {k} shots, draw {draw}")
             support = Support.of(experiment, name, k, draw)
             with torch.enable_grad():
-                detectors = {
-                    f"{k}-{key}/sound/{draw}": baseline.fit(support)
-                    for key, baseline in BASELINES.items()
-                    if baseline.fit is not None
-                }
+                detectors = {f"{k}-{key}/sound/{draw}": fitted(support) for key, fitted in BASELINES.items()}
             yield from _judged(passes(), detectors).items()
 
 
@@ -255,3 +256,18 @@ def _judged(passes: Iterable[PlainPass], detectors: dict[str, Detector]) -> dict
         for method, detect in detectors.items():
             parts[method].append(detect(seen))
     return {method: Verdict.joined(found) for method, found in parts.items()}
+
+
+def all_verdicts(
+    experiment: Experiment, name: str, runs: Sequence[Run], test: TestSet
+) -> Iterator[tuple[str, Verdict]]:
+    """Every method's name and verdict on a test set, a few at a time: the maps of all would fill the memory.
+
+    The run that chooses the pictures comes first, then the other runs, untrained adapters and the baselines.
+    """
+    first = judging_method([run.method for run in runs]) if runs else None
+    for run in sorted(runs, key=lambda run: run.method != first):
+        experiment.say(f"judging {run.method}")
+        yield run.method, experiment.verdict(name, run, test)
+    yield "untrained", experiment.untrained_verdict(name, test)
+    yield from baseline_verdicts(experiment, name, test)

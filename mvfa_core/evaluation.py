@@ -2,26 +2,28 @@
 
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mvfa_core.baselines import baseline_label, baseline_verdicts
 from mvfa_core.errors import MvfaError
-from mvfa_core.experiment import Experiment, TestSet
-from mvfa_core.gallery import Collector, judging_method
-from mvfa_core.judging import Verdict
-from mvfa_core.methods import group_of, is_mvfa, place_of
-from mvfa_core.metrics import image_metrics, pixel_metrics
-from mvfa_core.operating import at_threshold
-from mvfa_core.runs import Run
+from mvfa_core.gallery import Collector
+from mvfa_core.methods import baseline_label, group_of, is_mvfa, place_of
+from mvfa_core.metrics import at_threshold, image_metrics, pixel_metrics
 from mvfa_core.uncertainty import bootstrap_interval, image_auroc_samples, pixel_auroc_samples, spread
 from mvfa_core.writing import write_text, write_through
+
+# tables and pages are made from evaluations without loading the backbone's libraries
+if TYPE_CHECKING:
+    from mvfa_core.experiment import Experiment, TestSet
+    from mvfa_core.judging import Verdict
+    from mvfa_core.runs import Run
 
 # Settings that decide a result and are no paths: those differ between machines that find the same.
 _PARAMETERS = {
@@ -33,22 +35,6 @@ _PARAMETERS = {
     "evaluation": set(),
 }
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pandas")
-
-
-def all_verdicts(
-    experiment: Experiment, name: str, runs: Sequence[Run], test: TestSet
-) -> Iterator[tuple[str, Verdict]]:
-    """Every method's name and verdict on a test set, a few at a time: the maps of all would fill the memory.
-
-    The run that chooses the pictures comes first, then CLIP in both readings and untrained adapters, the other
-    runs, and the baselines.
-    """
-    first = judging_method([run.method for run in runs]) if runs else None
-    for run in sorted(runs, key=lambda run: run.method != first):
-        experiment.say(f"judging {run.method}")
-        yield run.method, experiment.verdict(name, run, test)
-    yield from experiment.verdicts(name, [], test).items()
-    yield from baseline_verdicts(experiment, name, test)
 
 
 @dataclass
@@ -74,11 +60,11 @@ class Evaluation:
     @classmethod
     def of(
         cls,
-        experiment: Experiment,
+        experiment: "Experiment",
         name: str,
-        test: TestSet,
-        verdicts: Mapping[str, Verdict] | Iterable[tuple[str, Verdict]],
-        runs: Sequence[Run],
+        test: "TestSet",
+        verdicts: Mapping[str, "Verdict"] | Iterable[tuple[str, "Verdict"]],
+        runs: Sequence["Run"],
         thresholds: Mapping[str, float] | None = None,
     ) -> "Evaluation":
         """Measure each verdict as it comes and let go of its maps, but for those of the gallery.
@@ -87,7 +73,7 @@ class Evaluation:
             experiment: whose settings name resamples and seed.
             name: the data set.
             test: its test split.
-            verdicts: of each method, see `all_verdicts`; no maps are kept back where a few-shot run is first.
+            verdicts: of each method, see `baselines.all_verdicts`; no maps are kept back where a few-shot run is first.
             runs: the trained ones among the methods, for the provenance.
             thresholds: of methods for which one was set without the test split, see `operating.py`.
         """
@@ -189,7 +175,7 @@ class _Measured:
 
 
 def _measure(
-    verdict: Verdict, labels, masks, resamples: int, seed: int, threshold: float | None
+    verdict: "Verdict", labels, masks, resamples: int, seed: int, threshold: float | None
 ) -> _Measured:
     scores = verdict.scores.numpy()
     values = image_metrics(labels, scores)
@@ -224,7 +210,7 @@ def _over_draws(members: Sequence[_Measured]) -> tuple[dict[str, float | None], 
     return result, samples
 
 
-def _provenance(experiment: Experiment, name: str, test: TestSet, runs: Sequence[Run]) -> dict:
+def _provenance(experiment: "Experiment", name: str, test: "TestSet", runs: Sequence["Run"]) -> dict:
     """What is needed to obtain a result again; nothing of where or when it was."""
     settings = experiment.settings
     parameters = settings.model_dump(

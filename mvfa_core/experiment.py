@@ -381,12 +381,16 @@ class Experiment:
         result = clip_verdicts(
             self.backbone, test.tokens, self.levels[0], text, size, batch, autocast=self.autocast
         )
-        untrained = self.judge(name, self.fresh_adapters()).branches(test.tokens, zero_shot=True)
-        result["untrained"] = zero_shot_verdict(untrained)
+        result["untrained"] = self.untrained_verdict(name, test)
         for run in runs:
             self.say(f"judging {run.method}")
             result[run.method] = self.verdict(name, run, test)
         return result
+
+    def untrained_verdict(self, name: str, test: TestSet) -> Verdict:
+        """What adapters say that have seen nothing, the control."""
+        branches = self.judge(name, self.fresh_adapters()).branches(test.tokens, zero_shot=True)
+        return zero_shot_verdict(branches)
 
     def memory_tokens(self, run: Run) -> Tensor:
         """Prefix tokens of the augmented normal support images that `run` remembers.

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from mvfa_core.baselines import baseline_label
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.gallery import panel_of
-from mvfa_core.methods import group_of, is_few_shot, is_mvfa, several_protocols, shots_of
+from mvfa_core.methods import baseline_label, group_of, is_few_shot, is_mvfa, several_protocols, shots_of
 from mvfa_core.report import MEAN, METRIC_NAMES, groups_of, main_groups, method_label
 
 # MVFA in the colours of Okabe and Ito, baselines in those of Tol's muted scheme, plain CLIP in grey and black:

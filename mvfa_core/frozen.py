@@ -44,22 +44,44 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (_LINEAR.get(x.dtype) or F.linear)(x, weight, bias)
 
 
+class _Copies:
+    """The tensors of a frozen layer in one working precision; in the parameters' own they are the parameters."""
+
+    def __init__(self, state: tuple, weight: Tensor, bias: Tensor | None, dtype: torch.dtype):
+        self.state = state
+        self.weight = weight.detach().to(dtype)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self._back: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        if gradient.dtype == torch.float32:
+            return linear(gradient, self.weight.T)
+        if self._back is None:
+            self._back = self.weight.T.contiguous()
+        return linear(gradient, self._back)
+
+
 class _Product(torch.autograd.Function):
-    """`layer` with a gradient for its input alone."""
+    """A frozen layer with a gradient for its input alone."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, layer: "FrozenLinear") -> Tensor:
-        ctx.layer = layer
-        return layer.forward(x)
+    def forward(ctx, x: Tensor, copies: _Copies) -> Tensor:
+        ctx.copies = copies
+        return copies.forward(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.backward(gradient.contiguous()), None
+        return ctx.copies.backward(gradient.contiguous()), None
 
 
 class FrozenLinear:
     """A linear layer that never learns, seen through its parameters; copies are remade when those change.
+
+    Several threads may call it at once.
 
     Args:
         weight: (O, I). bias: (O,) or None.
@@ -67,32 +89,23 @@ class FrozenLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self.weight, self.bias = weight, bias
-        self._state: tuple = ()
-
-    def _refresh(self, dtype: torch.dtype) -> None:
-        """Working copies in `dtype`; in the parameters' own precision they are the parameters."""
-        tensors = [t for t in (self.weight, self.bias) if t is not None]
-        state = (dtype, *((t.data_ptr(), t._version) for t in tensors))
-        if state == self._state:
-            return
-        self._state, self._back = state, None
-        self._weight = self.weight.detach().to(dtype)
-        self._bias = None if self.bias is None else self.bias.detach().to(dtype)
+        self._copies: _Copies | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., I) in the working precision -> (..., O)."""
-        self._refresh(x.dtype)
-        return _Product.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else self.forward(x)
+        copies = self._current(x.dtype)
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Product.apply(x, copies)
+        return copies.forward(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self._weight, self._bias)
-
-    def backward(self, gradient: Tensor) -> Tensor:
-        if gradient.dtype == torch.float32:
-            return linear(gradient, self._weight.T)
-        if self._back is None:
-            self._back = self._weight.T.contiguous()
-        return linear(gradient, self._back)
+    def _current(self, dtype: torch.dtype) -> _Copies:
+        tensors = [t for t in (self.weight, self.bias) if t is not None]
+        state = (dtype, *((t.data_ptr(), t._version) for t in tensors))
+        # a thread keeps the copies it found here whole, whatever another one puts in their place meanwhile
+        copies = self._copies
+        if copies is None or copies.state != state:
+            copies = self._copies = _Copies(state, self.weight, self.bias, dtype)
+        return copies
 
 
 class FrozenBlock:

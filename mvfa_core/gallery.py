@@ -1,12 +1,15 @@
 """Which test images a reader is shown, and the arrays that are kept of them."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvfa_core.experiment import TestSet
-from mvfa_core.judging import Verdict
-from mvfa_core.methods import is_few_shot
+from mvfa_core.methods import is_few_shot, judging_method
+
+if TYPE_CHECKING:
+    from mvfa_core.experiment import TestSet
+    from mvfa_core.judging import Verdict
 
 # of a small choice for a figure that shows all of it side by side
 PANEL_IMAGES = 6
@@ -37,12 +40,7 @@ def spread_rows(labels: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
     return np.concatenate(rows)
 
 
-def judging_method(shown: list[str]) -> str:
-    """The method whose scores choose the images: the first few-shot run, or else the last method with maps."""
-    return next((m for m in shown if is_few_shot(m)), shown[-1])
-
-
-def pictures_of(test: TestSet, rows: np.ndarray) -> dict[str, np.ndarray]:
+def pictures_of(test: "TestSet", rows: np.ndarray) -> dict[str, np.ndarray]:
     """images (K, S, S, 3) uint8 of these rows of a test split, and masks (K, S, S) uint8 where there are any."""
     result = {"images": test.batch.images[rows].permute(0, 2, 3, 1).numpy()}
     if test.batch.masks is not None:
@@ -57,13 +55,13 @@ class Collector:
     has come, what came before waits.
     """
 
-    def __init__(self, test: TestSet, count: int):
+    def __init__(self, test: "TestSet", count: int):
         self.test, self.count = test, count
         self.rows: np.ndarray | None = None
         self.waiting: dict[str, Verdict] = {}
         self.maps: dict[str, dict[str, np.ndarray]] = {}
 
-    def add(self, method: str, verdict: Verdict) -> None:
+    def add(self, method: str, verdict: "Verdict") -> None:
         if verdict.maps is None:
             return
         self.waiting[method] = verdict

@@ -169,6 +169,19 @@ def few_shot_verdict(branches: Branches, ranges: FusionRanges, masks: bool, memo
     return Verdict(scores, maps)
 
 
+def pooled_verdict(pooled: Tensor, text: Tensor) -> Verdict:
+    """Abnormal probability of pooled image features (N, D); there is no map."""
+    feature = F.normalize(pooled.float(), dim=-1)
+    return Verdict((LOGIT_SCALE * feature @ text).softmax(dim=-1)[:, 1].cpu(), None)
+
+
+def patch_verdict(projected: Tensor, text: Tensor, size: int) -> Verdict:
+    """Map from projected patch tokens (N, P, D), image score its mean over patches."""
+    patches = [projected.float()]
+    scores, maps = text_scores(patches, text, prefix=0), text_maps(patches, text, 0, size)
+    return Verdict(scores.cpu(), maps.cpu())
+
+
 @torch.no_grad()
 def clip_verdicts(
     backbone: Backbone,
@@ -179,22 +192,12 @@ def clip_verdicts(
     batch_size: int = 32,
     autocast: Callable = nullcontext,
 ) -> dict[str, Verdict]:
-    """The plain backbone in both readings, from tokens (N, L, width) behind block `start`.
-
-    `clip-pooled`: abnormal probability of the pooled feature. `clip-patch`: map from the projected patch
-    tokens, image score its mean over patches.
-    """
-    pooled, scores, maps = [], [], []
+    """The plain backbone in both readings, `clip-pooled` and `clip-patch`, from tokens behind block `start`."""
+    pooled, patches = [], []
     for rows in tokens.split(batch_size):
         with autocast():
             last = backbone.run(on_device(rows, text.device), start, backbone.depth)
-            pooled_feature, patch_features = backbone.pool(last), backbone.project(last)
-        feature = F.normalize(pooled_feature.float(), dim=-1)
-        pooled.append((LOGIT_SCALE * feature @ text).softmax(dim=-1)[:, 1].cpu())
-        patches: Sequence[Tensor] = [patch_features.float()]
-        scores.append(text_scores(patches, text, prefix=0).cpu())
-        maps.append(text_maps(patches, text, 0, size).cpu())
-    return {
-        "clip-pooled": Verdict(torch.cat(pooled), None),
-        "clip-patch": Verdict(torch.cat(scores), torch.cat(maps)),
-    }
+            feature, projected = backbone.pool(last), backbone.project(last)
+        pooled.append(pooled_verdict(feature, text))
+        patches.append(patch_verdict(projected, text, size))
+    return {"clip-pooled": Verdict.joined(pooled), "clip-patch": Verdict.joined(patches)}

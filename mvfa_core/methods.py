@@ -1,6 +1,6 @@
 """What results call a method: `4-shot/sound/2` is one run, `4-shot/sound` its group over support draws."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def method_name(shots: int, protocol: str, draw: int = 0) -> str:
@@ -41,6 +41,11 @@ def is_few_shot(group: str) -> bool:
     return is_mvfa(group) and shots_of(group) > 0
 
 
+def judging_method(shown: Sequence[str]) -> str:
+    """The method whose scores choose the images that are shown: the first few-shot run, else the last method."""
+    return next((m for m in shown if is_few_shot(m)), shown[-1])
+
+
 # the order of tables and figures: without the target's images first, then by what is trained
 _KINDS = (
     "clip-pooled",
@@ -65,6 +70,24 @@ def place_of(group: str) -> tuple:
     shots = shots_of(group)
     kind = setting.removeprefix(f"{shots}-")
     return (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), shots, protocol != "sound", protocol)
+
+
+BASELINE_LABELS = {
+    "winclip": "CLIP, windows",
+    "memory": "CLIP + memory, {k} normal",
+    "probe": "linear probe, {k}-shot",
+    "projector": "projector, {k}-shot",
+}
+
+
+def baseline_label(group: str) -> str | None:
+    """What tables call a method group, or None where it is none of `baselines.py`.
+
+    >>> baseline_label("4-memory/sound"), baseline_label("winclip"), baseline_label("4-shot/sound")
+    ('CLIP + memory, 4 normal', 'CLIP, windows', None)
+    """
+    shots, _, key = group.split("/")[0].rpartition("-")
+    return BASELINE_LABELS[key].format(k=shots) if key in BASELINE_LABELS else None
 
 
 def several_protocols(groups: Iterable[str]) -> bool:

@@ -123,6 +123,22 @@ def sensitivity_at_specificity(
     return float(true_rate[np.rint(false_rate * normal) <= allowed].max())
 
 
+def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, float | None]:
+    """What a threshold gives on images (N,) labelled 0 normal and 1 anomalous; both in [0, 1], None undefined.
+
+    >>> at_threshold([0, 0, 1, 1], [0.1, 0.6, 0.6, 0.4], 0.5)
+    {'image_sens_at_set': 0.5, 'image_spec_at_set': 0.5}
+    """
+    truth, scores = check_scores(labels, scores)
+    if why_undefined(truth):
+        return {"image_sens_at_set": None, "image_spec_at_set": None}
+    called = scores >= threshold
+    return {
+        "image_sens_at_set": float(np.mean(called[truth])),
+        "image_spec_at_set": float(np.mean(~called[~truth])),
+    }
+
+
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
     """All metrics of one data set's image scores.
 

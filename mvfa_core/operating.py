@@ -1,12 +1,8 @@
-"""Where to call an image abnormal, decided before the test split is read, and what that gives on it."""
+"""Where to call an image abnormal, decided before the test split is read."""
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from mvfa_core.experiment import Experiment, TestSet
-from mvfa_core.metrics import check_scores, why_undefined
 from mvfa_core.protocols import PROTOCOLS
 from mvfa_core.reference import DEFAULT_RATE, Reference
 from mvfa_core.runs import Run
@@ -47,19 +43,3 @@ def thresholds(
         for method, values in scores.items()
     }
     return {method: threshold for method, threshold in found.items() if threshold is not None}
-
-
-def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """What a threshold gives on images (N,) labelled 0 normal and 1 anomalous; both in [0, 1], None undefined.
-
-    >>> at_threshold([0, 0, 1, 1], [0.1, 0.6, 0.6, 0.4], 0.5)
-    {'image_sens_at_set': 0.5, 'image_spec_at_set': 0.5}
-    """
-    truth, scores = check_scores(labels, scores)
-    if why_undefined(truth):
-        return {"image_sens_at_set": None, "image_spec_at_set": None}
-    called = scores >= threshold
-    return {
-        "image_sens_at_set": float(np.mean(called[truth])),
-        "image_spec_at_set": float(np.mean(~called[~truth])),
-    }

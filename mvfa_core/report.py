@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mvfa_core.baselines import baseline_label
 from mvfa_core.evaluation import Evaluation
-from mvfa_core.methods import is_mvfa, place_of, several_protocols
+from mvfa_core.methods import baseline_label, is_mvfa, place_of, several_protocols
 from mvfa_core.uncertainty import bootstrap_interval, macro_samples
 from mvfa_core.writing import write_text
 

@@ -10,12 +10,12 @@ from families import FAMILIES, load_family
 
 from mvfa_core import baselines, windows
 from mvfa_core.adapters import Adapters
-from mvfa_core.baselines import BASELINES, Projectors, baseline_label, baseline_verdicts
+from mvfa_core.baselines import BASELINES, Projectors, baseline_verdicts
 from mvfa_core.errors import MvfaError
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
 from mvfa_core.judging import Judge
-from mvfa_core.methods import group_of
+from mvfa_core.methods import baseline_label, group_of
 from mvfa_core.metrics import auroc
 from mvfa_core.plain import PlainPass, Support, plain_pass, plain_passes
 
@@ -36,11 +36,11 @@ def opened(project, **changes) -> Experiment:
 def test_names_shapes_and_ranges(project, name):
     experiment = opened(project)
     found = judged(experiment, name, experiment.test_set(name))
-    assert list(found) == ["winclip", *FEW]
+    assert list(found) == ["clip-pooled", "clip-patch", "winclip", *FEW]
     for method, verdict in found.items():
         assert verdict.scores.shape == (16,) and verdict.scores.isfinite().all(), method
         assert verdict.scores.dtype == torch.float32 and verdict.scores.std() > 0, method
-        if "probe" in method:
+        if "probe" in method or method == "clip-pooled":
             assert verdict.maps is None
         else:
             assert verdict.maps.shape == (16, 32, 32) and verdict.maps.isfinite().all(), method
@@ -97,9 +97,8 @@ def test_support_is_that_of_the_runs_and_the_test_split_is_not_asked(project):
     assert experiment.support("Brain", 2, 1).names() == run.support
     (project / "data" / "Brain_AD" / "test").rename(project / "elsewhere")
     support = Support.of(experiment, "Brain", 2, 1)
-    for baseline in BASELINES.values():
-        if baseline.fit is not None:
-            baseline.fit(support)
+    for fitted in BASELINES.values():
+        fitted(support)
 
 
 def test_too_many_shots_are_one_line(project):

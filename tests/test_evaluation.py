@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvfa_core.evaluation import Evaluation, all_verdicts
+from mvfa_core.baselines import all_verdicts
+from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
 from mvfa_core.judging import Verdict
 from mvfa_core.methods import group_of

@@ -1,6 +1,9 @@
 """The CPU's own way through frozen blocks against `open_clip`'s blocks."""
 
 import copy
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -99,6 +102,25 @@ def test_blocks_built_otherwise_stay_with_open_clip():
     assert not FrozenBlock.serves(nn.Linear(2, 2))
     block.mlp.add_module("extra", nn.Identity())
     assert not FrozenBlock.serves(block)
+
+
+def test_threads_of_different_precision_do_not_disturb_each_other():
+    weight, bias = torch.eye(4), torch.zeros(4)
+    layers = [FrozenLinear(weight, bias) for _ in range(300)]
+    meet = threading.Barrier(4)
+
+    def ask(dtype):
+        x = torch.ones(1, 4, dtype=dtype)
+        meet.wait(timeout=60)
+        return all(torch.equal(layer(x), x) for layer in layers for _ in range(3))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(ask, 2 * [torch.float32, torch.bfloat16]))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_the_half_precision_backward_is_that_of_a_linear_layer():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from conftest import small_params, write_params
 
-from mvfa_core.evaluation import Evaluation, all_verdicts
+from mvfa_core.baselines import all_verdicts
+from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
 from mvfa_core.experiment import TestSet as Images
-from mvfa_core.operating import at_threshold, thresholds
+from mvfa_core.metrics import at_threshold
+from mvfa_core.operating import thresholds
 from mvfa_core.reference import Reference
 
 

@@ -59,7 +59,7 @@ def test_compare_lists_every_module_that_decides_its_tables():
     judging = closure({"experiment", "operating", "plain", "windows"}, set())
     wanted = closure(imported(notebook_source("compare")), set())
     assert listed >= wanted - judging
-    assert listed >= {"baselines", "methods", "metrics", "uncertainty"}
+    assert listed >= {"methods", "metrics", "uncertainty"}
     assert listed <= wanted
 
 
