@@ -186,6 +186,61 @@ const SEARCH = [
 ]
 },
 {
+"file": "ablations.html",
+"title": "Ablations",
+"group": "Results",
+"parts": [
+[
+"in-plain-words",
+"In plain words"
+],
+[
+"question-by-question",
+"Question by question"
+],
+[
+"does-it-take-several-levels",
+"Does it take several levels?"
+],
+[
+"adapters-or-projectors",
+"Adapters or projectors?"
+],
+[
+"how-much-of-a-token-may-the-adapters-replace",
+"How much of a token may the adapters replace?"
+],
+[
+"which-sentences-does-it-take",
+"Which sentences does it take?"
+],
+[
+"what-is-each-branch-worth-alone",
+"What is each branch worth alone?"
+],
+[
+"how-much-weight-should-the-memory-branch-have",
+"How much weight should the memory branch have?"
+],
+[
+"how-many-support-images-does-it-take",
+"How many support images does it take?"
+],
+[
+"how-long-should-it-be-trained",
+"How long should it be trained?"
+],
+[
+"gelu-or-quickgelu",
+"GELU or QuickGELU?"
+],
+[
+"does-clip-s-input-normalisation-matter",
+"Does CLIP's input normalisation matter?"
+]
+]
+},
+{
 "file": "evaluate-Brain.html",
 "title": "Brain",
 "group": "Data sets",
