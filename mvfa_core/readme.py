@@ -1,10 +1,17 @@
-"""Puts the measured tables into README.md, between its markers: `python -m mvfa_core.readme`."""
+"""Puts the measured tables into the documents, between their markers: `python -m mvfa_core.readme`."""
 
 import re
 from pathlib import Path
 
 from mvfa_core.errors import MvfaError
 from mvfa_core.writing import write_text
+
+# which documents show tables, and from which folder
+DOCUMENTS = {
+    "README.md": "results/tables",
+    "docs/speed.md": "benchmarks/results",
+    "docs/own-images.md": "benchmarks/results",
+}
 
 MARKER = re.compile(r"(<!-- (?P<name>[a-z_]+): begin -->\n).*?(<!-- (?P=name): end -->)", re.DOTALL)
 
@@ -26,5 +33,6 @@ def embed(text: str, tables: Path) -> str:
 
 
 if __name__ == "__main__":
-    readme = Path("README.md")
-    write_text(readme, embed(readme.read_text(encoding="utf-8"), Path("results/tables")))
+    for name, folder in DOCUMENTS.items():
+        document = Path(name)
+        write_text(document, embed(document.read_text(encoding="utf-8"), Path(folder)))

@@ -13,13 +13,16 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from trained import opened, trained_project
 
-from benchmarks import growth, rows
+from benchmarks import growth, precision, rows, thresholds
 from benchmarks.measuring import alternate, block_flops
 from benchmarks.plain_loop import evaluate
 from benchmarks.rows import LongRun, Parts, loss_gap
 from benchmarks.scene import SIZES, Scene
 from mvfa_core.adapters import Adapters
+from mvfa_core.calibration import calibrate
+from mvfa_core.evaluation import Evaluation
 from mvfa_core.judging import Banks
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +104,44 @@ def test_growth_measures_a_point_and_draws_every_axis(monkeypatch, tmp_path):
     )
     panels = growth.growth_figure(table).axes
     assert [len(panel.lines[0].get_xdata()) for panel in panels[:3]] == [5, 4, 4]
+
+
+def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
+    project = trained_project(tmp_path / "project", (("Brain", 0), ("Brain", 2)))
+    same = precision.compared(opened(project), opened(project), "Brain", project / "runs")
+    assert {"clip-pooled", "zero-shot/sound", "2-shot/sound/0"} <= set(same["method"])
+    assert set(same.loc[same["method"] == "2-shot/sound/0", "metric"]) == {"image", "pixel"}
+    found = precision.differences(same)
+    # from the same seed training ends where the kept run ended
+    assert len(found) == 4 and (found["largest"] == 0).all()
+    assert found.loc[found["what"] == "trained in bf16", "values"].tolist() == [1, 1]
+
+
+def test_differences_by_hand():
+    table = pd.DataFrame({"metric": ["image"] * 3, "fp32": [0.5, 0.6, 0.7]})
+    table["judged in bf16"], table["trained in bf16"] = [0.5, 0.63, 0.69], [None, 0.5, None]
+    judged, trained = precision.differences(table).to_dict("records")
+    assert judged["values"] == 3 and judged["largest"] == pytest.approx(0.03)
+    assert judged["mean size"] == pytest.approx(0.04 / 3) and judged["mean"] == pytest.approx(0.02 / 3)
+    assert trained["values"] == 1 and trained["mean"] == pytest.approx(-0.1)
+
+
+def test_thresholds_are_applied_to_the_scores_of_the_evaluation(tmp_path):
+    project = trained_project(tmp_path / "project", (("Brain", 0), ("Brain", 2)))
+    experiment = opened(project)
+    test = experiment.test_set("Brain")
+    runs = experiment.load_runs("Brain", project / "runs")
+    verdicts = experiment.verdicts("Brain", runs, test)
+    Evaluation.of(experiment, "Brain", test, verdicts, runs).save(project / "results", project / "bulk")
+    table = pd.DataFrame(thresholds.measured(experiment, "Brain", project / "runs", project / "results"))
+    assert list(table["rule"].unique()) == ["f1", "youden", "false-alarm, 0.05", "false-alarm, 0.2"]
+    few = table[(table["method"] == "2-shot/sound/0") & (table["rule"] == "youden")].iloc[0]
+    threshold = calibrate(experiment, runs[1]).reference.threshold("youden")
+    flagged = verdicts["2-shot/sound/0"].scores.numpy() >= threshold
+    assert few["found"] == pytest.approx(flagged[test.batch.labels == 1].mean())
+    assert few["false alarms"] == pytest.approx(flagged[test.batch.labels == 0].mean())
+    found = thresholds.summary(table)
+    assert found["detectors"].tolist() == [2] * 4
 
 
 @pytest.mark.slow

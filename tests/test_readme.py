@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mvfa_core.errors import MvfaError
-from mvfa_core.readme import embed
+from mvfa_core.readme import DOCUMENTS, embed
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,9 +20,11 @@ def test_a_missing_table_is_one_line(tmp_path):
         embed("<!-- gain: begin -->\n<!-- gain: end -->", tmp_path)
 
 
-def test_the_readme_shows_the_tables_that_the_repository_holds():
-    readme = (ROOT / "README.md").read_text()
-    assert embed(readme, ROOT / "results" / "tables") == readme, "run `python -m mvfa_core.readme`"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_shows_the_tables_that_the_repository_holds(name):
+    document = (ROOT / name).read_text()
+    assert embed(document, ROOT / DOCUMENTS[name]) == document, "run `python -m mvfa_core.readme`"
+    assert ": begin -->" in document
 
 
 def test_every_local_link_of_the_documents_leads_somewhere():
