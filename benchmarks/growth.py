@@ -69,7 +69,8 @@ def growth_figure(table: pd.DataFrame) -> Figure:
         for row, (key, name) in enumerate(rows.items()):
             panel = axes[row][column]
             panel.plot(shown[axis], shown[key], "o-", color=COLOURS["zero-shot"])
-            panel.set_ylim(bottom=0)
+            # the panels of a row share this axis: its end is that of the whole table
+            panel.set_ylim(0, 1.05 * table[key].max())
             panel.set_xticks(values)
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)

@@ -100,10 +100,14 @@ def test_growth_measures_a_point_and_draws_every_axis(monkeypatch, tmp_path):
     found = growth.measure(growth.Point(shots=1, images=2, side=32), "wall")
     assert found["seconds"] > 0 and found["peak_mib"] > 50
     table = pd.DataFrame(
-        [{"axis": axis, **vars(point), "seconds": 1.0, "peak_mib": 2.0} for axis, point in growth.points()]
+        [
+            {"axis": axis, **vars(point), "seconds": float(number), "peak_mib": 2.0 * number}
+            for number, (axis, point) in enumerate(growth.points(), start=1)
+        ]
     )
     panels = growth.growth_figure(table).axes
     assert [len(panel.lines[0].get_xdata()) for panel in panels[:3]] == [5, 4, 4]
+    assert all(max(panel.lines[0].get_ydata()) < panel.get_ylim()[1] for panel in panels)
 
 
 def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
