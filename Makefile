@@ -41,7 +41,7 @@ paper: environment
 
 test: data
 	$(RUN) ruff check .
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	$(RUN) python -m pytest
 
 fast-test: data
 	$(RUN) python -m pytest -m "not slow"
