@@ -24,7 +24,6 @@ from mvfa_core.adapters import Adapters
 from mvfa_core.calibration import calibrate
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.judging import Banks
-from mvfa_core.methods import run_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,18 +110,8 @@ def test_growth_measures_a_point_and_draws_every_axis(monkeypatch, tmp_path):
     assert all(max(panel.lines[0].get_ydata()) < panel.get_ylim()[1] for panel in panels)
 
 
-def with_all_runs(folder: Path) -> Path:
-    """A small project with every run of Brain that its parameters ask for."""
-    project = trained_project(folder, (("Brain", 0), ("Brain", 2)))
-    experiment = opened(project)
-    for draw in range(1, experiment.settings.few_shot.draws):
-        again = experiment.train_few_shot("Brain", 2, draw=draw)
-        again.save(project / "runs" / "Brain" / run_folder(2, "sound") / f"draw-{draw}")
-    return project
-
-
 def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
-    project = with_all_runs(tmp_path / "project")
+    project = trained_project(tmp_path / "project", (("Brain", 0), ("Brain", 2)), draws=2)
     same = precision.compared(opened(project), opened(project), "Brain", project / "runs")
     assert {"clip-pooled", "zero-shot/sound", "2-shot/sound/0"} <= set(same["method"])
     assert set(same.loc[same["method"] == "2-shot/sound/0", "metric"]) == {"image", "pixel"}
@@ -142,7 +131,7 @@ def test_differences_by_hand():
 
 
 def test_thresholds_are_applied_to_the_scores_of_the_evaluation(tmp_path):
-    project = with_all_runs(tmp_path / "project")
+    project = trained_project(tmp_path / "project", (("Brain", 0), ("Brain", 2)), draws=2)
     experiment = opened(project)
     test = experiment.test_set("Brain")
     runs = experiment.load_runs("Brain", project / "runs")

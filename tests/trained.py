@@ -18,8 +18,8 @@ def silent(_: str) -> None:
     pass
 
 
-def trained_project(folder: Path, kinds=(("Brain", 2),)) -> Path:
-    """Data, backbone, `params.yaml` and a run of each (data set, shots) under `runs/`."""
+def trained_project(folder: Path, kinds=(("Brain", 2),), draws: int = 1) -> Path:
+    """Data, backbone, `params.yaml` and under `runs/` each (data set, shots), few-shot in so many draws."""
     folder.mkdir(parents=True, exist_ok=True)
     write_backbone(folder)
     for seed, (name, masks) in enumerate(NAMES.items()):
@@ -27,8 +27,14 @@ def trained_project(folder: Path, kinds=(("Brain", 2),)) -> Path:
     write_params(folder, small_params())
     experiment = Experiment.open(folder / "params.yaml", say=silent)
     for name, shots in kinds:
-        run = experiment.train_few_shot(name, shots) if shots else experiment.train_zero_shot(name)
-        run.save(folder / "runs" / name / run_folder(shots, "sound") / "draw-0")
+        place = folder / "runs" / name / run_folder(shots, "sound")
+        for draw in range(draws if shots else 1):
+            run = (
+                experiment.train_few_shot(name, shots, draw=draw)
+                if shots
+                else experiment.train_zero_shot(name)
+            )
+            run.save(place / f"draw-{draw}")
     return folder
 
 
