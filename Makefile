@@ -15,12 +15,20 @@ help:
 	@echo "make lint         style"
 	@echo "make demo-recipe  draw the phantoms and pretrain the demo backbone anew (over an hour)"
 
+# Byte code is made when a module is first used: most of what is installed never is.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 environment: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(INSTALL) -e ".[clinical]"
+	@touch $@
+
+# what only tests, style checks and the recipe of the demo need
+$(VENV)/installed-tests: $(VENV)/installed
+	$(INSTALL) -e ".[test]"
 	@touch $@
 
 data: environment
@@ -39,18 +47,18 @@ paper: environment
 	cd paper && $(RUN) dvc repro
 	@echo "done: open paper/results/report/index.html"
 
-test: data
+test: data $(VENV)/installed-tests
 	$(RUN) ruff check .
-	$(RUN) python -m pytest
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-fast-test: data
+fast-test: data $(VENV)/installed-tests
 	$(RUN) python -m pytest -m "not slow"
 
-lint: environment
+lint: $(VENV)/installed-tests
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-demo-recipe: environment
+demo-recipe: $(VENV)/installed-tests
 	$(RUN) dvc unfreeze recipe/dvc.yaml:phantoms recipe/dvc.yaml:pretrain
 	$(RUN) dvc repro recipe/dvc.yaml
 	$(RUN) dvc freeze recipe/dvc.yaml:phantoms recipe/dvc.yaml:pretrain

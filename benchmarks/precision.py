@@ -17,7 +17,7 @@ import typer
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.judging import Verdict
 from mvfa_core.metrics import auroc
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.report import save_table
 from mvfa_core.settings import load_settings
 
@@ -28,9 +28,7 @@ def aurocs(verdict: Verdict, test: TestSet) -> dict[str, float]:
     """{`image` or `pixel`: AUROC}, `pixel` where there are masks and a map."""
     found = {"image": auroc(test.batch.labels.numpy(), verdict.scores.numpy())}
     if test.batch.masks is not None and verdict.maps is not None:
-        ranking = PixelRanking()
-        ranking.update(verdict.maps.numpy(), test.batch.masks.numpy())
-        found["pixel"] = ranking.auroc()
+        found["pixel"] = pixel_auroc(verdict.maps.numpy(), test.batch.masks.numpy())
     return found
 
 

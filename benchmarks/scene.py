@@ -18,7 +18,7 @@ from mvfa_core.backbones import Backbone, load_backbone
 from mvfa_core.devices import DTYPES
 from mvfa_core.judging import Branches, FusionRanges, Judge, few_shot_verdict
 from mvfa_core.metrics import auroc
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.settings import BackboneSettings
 from mvfa_core.training import EpochLog, TrainingPart, batches, fit
 
@@ -152,9 +152,8 @@ class Scene:
     def evaluate(self, branches: Branches) -> tuple[float, float]:
         """Image and pixel AUROC, ranges taken over all images as under the protocol `paper`."""
         verdict = few_shot_verdict(branches, FusionRanges.of(branches), True, 0.5)
-        ranking = PixelRanking()
-        ranking.update(verdict.maps.numpy(), self.masks[self.tested].numpy())
-        return auroc(self.labels[self.tested].numpy(), verdict.scores.numpy()), ranking.auroc()
+        labels, masks = self.labels[self.tested].numpy(), self.masks[self.tested].numpy()
+        return auroc(labels, verdict.scores.numpy()), pixel_auroc(verdict.maps.numpy(), masks)
 
     # --- operations -------------------------------------------------------------------------------------
 

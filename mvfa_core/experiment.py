@@ -37,7 +37,7 @@ from mvfa_core.judging import (
 )
 from mvfa_core.methods import run_folder
 from mvfa_core.metrics import auroc
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.prompts import PromptEnsemble, text_features
 from mvfa_core.protocols import PROTOCOLS, Protocol
 from mvfa_core.runs import Run
@@ -434,7 +434,5 @@ def selection_score(verdict: Verdict, batch: ImageBatch) -> float:
     """Image AUROC, plus pixel AUROC where there are masks: what the published code maximises."""
     score = auroc(batch.labels.numpy(), verdict.scores.numpy()) or 0.0
     if batch.masks is not None:
-        ranking = PixelRanking()
-        ranking.update(verdict.maps.numpy(), batch.masks.numpy())
-        score += ranking.auroc() or 0.0
+        score += pixel_auroc(verdict.maps.numpy(), batch.masks.numpy()) or 0.0
     return score

@@ -271,3 +271,21 @@ class PixelRanking:
                 dice_threshold=threshold,
             )
         return self._summary
+
+
+def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float | None:
+    """Exact pixel AUROC of anomaly maps; None unless both kinds of pixel occur.
+
+    Args:
+        maps: anomaly scores, any shape, higher is more anomalous.
+        masks: same shape, 1 where anomalous, 0 elsewhere.
+
+    Raises:
+        ValueError: see `PixelRanking.update`.
+
+    >>> pixel_auroc([[0.1, 0.4], [0.35, 0.8]], [[0, 0], [1, 1]])
+    0.75
+    """
+    ranking = PixelRanking()
+    ranking.update(maps, masks)
+    return ranking.auroc()

@@ -18,6 +18,7 @@ import papermill
 import typer
 import yaml
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from mvfa_core.writing import write_through
 
@@ -50,6 +51,11 @@ def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     return result
 
 
+def _local_sockets(folder: str) -> Config:
+    """The kernel is spoken to through files in `folder`: of two that start at once, both might take one TCP port."""
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder) / "kernel")}})
+
+
 def main(
     source: Annotated[Path, typer.Argument(help="notebook to run")],
     target: Annotated[Path, typer.Argument(help="where the executed copy goes")],
@@ -75,7 +81,15 @@ def main(
         executed = Path(scratch) / "executed.ipynb"
         try:
             papermill.execute_notebook(
-                str(source), str(executed), given, cwd=".", kernel_name="python3", log_output=False
+                str(source),
+                str(executed),
+                given,
+                cwd=".",
+                kernel_name="python3",
+                log_output=False,
+                # cells have written and closed their files; a kernel that says good-bye takes two seconds
+                shutdown_kernel="immediate",
+                config=_local_sockets(scratch) if os.name == "posix" else None,
             )
         except PapermillExecutionError as error:
             if error.ename == "MvfaError":

@@ -120,3 +120,9 @@ def write_params(folder: Path, params: dict) -> Path:
 def _one_thread():
     """The models of the tests are too small for more, and waiting for one another costs minutes."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: side by side, a long one that starts last is waited for alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -18,7 +18,7 @@ from mvfa_core.ablations.questions import question_called
 from mvfa_core.delong import holm
 from mvfa_core.experiment import Experiment
 from mvfa_core.metrics import auroc
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.report import MEAN, METRIC_NAMES
 from mvfa_core.uncertainty import (
     bootstrap_interval,
@@ -50,9 +50,7 @@ class Outcome:
         samples = {"image_auroc": image_auroc_samples(labels, scores, resamples, seed)}
         if seen.masks is not None and seen.verdict.maps is not None:
             maps, masks = seen.verdict.maps.numpy(), seen.masks.numpy()
-            ranking = PixelRanking()
-            ranking.update(maps, masks)
-            values["pixel_auroc"] = ranking.auroc()
+            values["pixel_auroc"] = pixel_auroc(maps, masks)
             samples["pixel_auroc"] = pixel_auroc_samples(maps, masks, labels, resamples, seed)
         return cls(seen.option, seen.series, seen.x, seen.reference, values, samples)
 

@@ -13,7 +13,7 @@ from mvfa_core.experiment import Experiment
 from mvfa_core.lessons.shapes import PAPER, Shapes
 from mvfa_core.metrics import auroc
 from mvfa_core.objectives import detection_loss, segmentation_losses
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.scoring import text_maps, text_scores
 from mvfa_core.training import TrainingPart
 from mvfa_core.uncertainty import image_auroc_interval
@@ -162,9 +162,8 @@ def progress_table(snapshots: Sequence[Snapshot], labels: Tensor, masks: Tensor)
     for shot in snapshots:
         every = [(str(n), m, s) for n, (m, s) in enumerate(zip(shot.maps, shot.scores, strict=True), start=1)]
         for level, maps, scores in [*every, ("sum", shot.maps.sum(dim=0), shot.scores.sum(dim=0))]:
-            ranking = PixelRanking()
-            ranking.update(maps.numpy(), masks.numpy())
-            rows.append((shot.epoch, level, ranking.auroc(), auroc(labels.numpy(), scores.numpy())))
+            image, pixel = auroc(labels.numpy(), scores.numpy()), pixel_auroc(maps.numpy(), masks.numpy())
+            rows.append((shot.epoch, level, pixel, image))
     return pd.DataFrame(rows, columns=["epoch", "level", "pixel AUROC", "image AUROC"])
 
 

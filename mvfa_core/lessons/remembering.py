@@ -19,7 +19,7 @@ from mvfa_core.judging import Branches, FusionRanges, Verdict, few_shot_verdict
 from mvfa_core.lessons.style import COLOURS, canvas, show_image, show_map
 from mvfa_core.memory import MemoryBank
 from mvfa_core.metrics import auroc
-from mvfa_core.pixel_ranking import PixelRanking
+from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.plain import PlainPass, Support, plain_passes
 from mvfa_core.report import PLAIN_READINGS, method_label
 from mvfa_core.runs import Run
@@ -179,9 +179,7 @@ def fusion_table(
         verdict = few_shot_verdict(branches, ranges, masks is not None, weight)
         row = {"memory_weight": weight, "image_auroc": auroc(labels.numpy(), verdict.scores.numpy())}
         if masks is not None:
-            ranking = PixelRanking()
-            ranking.update(verdict.maps.numpy(), masks.numpy())
-            row["pixel_auroc"] = ranking.auroc()
+            row["pixel_auroc"] = pixel_auroc(verdict.maps.numpy(), masks.numpy())
         rows.append(row)
     return pd.DataFrame(rows).set_index("memory_weight")
 
