@@ -39,7 +39,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size("ViT-L/14-336 at 240 px", "ViT-L-14-336", 240, (6, 12, 18, 24), 3, 2, 20_000_000),
+    "full": Size("ViT-L/14-336 at 240 px", "ViT-L-14-336", 240, (6, 12, 18, 24), 3, 8, 20_000_000),
     "small": Size(
         "the demo's network at 96 px", "mvfa_core/demo/demo_clip.json", 96, (2, 4, 6, 8), 6, 8, 2_000_000
     ),

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvfa_core.augmentation import views_of
+from mvfa_core.frozen import linear
 from mvfa_core.scoring import upsample
 
 
@@ -57,7 +58,7 @@ def _largest_cosines(query: Tensor, bank: Tensor, block: int) -> Tensor:
     """(Q, D) and (R, D) unit vectors -> (Q,): cosine of each query with its nearest bank token."""
     best = torch.full((len(query),), -1.0, dtype=query.dtype, device=query.device)
     for rows in bank.split(block):
-        best = torch.maximum(best, (query @ rows.T).amax(dim=-1))
+        best = torch.maximum(best, linear(query, rows).amax(dim=-1))
     return best
 
 

@@ -44,6 +44,11 @@ def test_levels_must_match_the_bank():
         bank.distances([torch.randn(1, 5, 4)] * 2, prefix=1)
 
 
+PRODUCTS = [torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm]
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    PRODUCTS.append(torch.ops.mkldnn._linear_pointwise)
+
+
 class Products(TorchDispatchMode):
     """Notes the size of every product of matrices."""
 
@@ -53,7 +58,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         found = function(*arguments, **(options or {}))
-        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+        if function.overloadpacket in PRODUCTS:
             self.sizes.append(found.nelement())
         return found
 
