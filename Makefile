@@ -15,8 +15,7 @@ help:
 	@echo "make lint         style"
 	@echo "make demo-recipe  draw the phantoms and pretrain the demo backbone anew (over an hour)"
 
-# Byte code is made when a module is first used: most of what is installed never is.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 environment: $(VENV)/installed
 

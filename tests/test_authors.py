@@ -1,16 +1,16 @@
 """Foreign adapters become runs, and published weights files."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import small_params, write_params
+from typer.testing import CliRunner
 
 from mvfa_core import fetching
 from mvfa_core.authors import import_adapters
 from mvfa_core.checkpoints import save_authors_format
+from mvfa_core.cli import app
 from mvfa_core.errors import MvfaError
 from mvfa_core.evaluation import Evaluation
 from mvfa_core.experiment import Experiment
@@ -37,9 +37,11 @@ def opened(project: Path) -> Experiment:
     return Experiment.open(project / "params.yaml", say=lambda line: None)
 
 
-def mvfa(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mvfa_core", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+def mvfa(folder: Path, *arguments: str):
+    """The command in this process, run from `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(app, list(arguments))
 
 
 def test_imported_adapters_are_judged_as_those_that_were_written(published):
@@ -56,12 +58,12 @@ def test_imported_adapters_are_judged_as_those_that_were_written(published):
 
 def test_the_command_makes_a_run_that_the_evaluation_picks_up(published):
     done = mvfa(published, "import-adapters", "Brain.pth", "--dataset", "Brain", "--shots", "2", "--evaluate")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("|")]
     assert rows[2:] == ["clip-pooled", "clip-patch", "untrained", "2-shot/authors"]
     assert "2-shot/authors/0 of Brain, support set from the lists" in done.stdout
     zero = mvfa(published, "import-adapters", "Brain.pth", "--dataset", "Brain", "--shots", "0")
-    assert zero.returncode == 0, zero.stderr
+    assert zero.exit_code == 0, zero.stderr
     experiment = opened(published)
     for shots, train in ((0, experiment.train_zero_shot), (2, lambda n: experiment.train_few_shot(n, 2))):
         train("Brain").save(published / "runs" / "Brain" / run_folder(shots, "sound") / "draw-0")
@@ -87,12 +89,15 @@ def test_ordinary_runs_say_nothing_of_an_origin(published):
 
 def test_what_does_not_fit_is_one_line(published):
     torch.save({"seg_adapters": {}}, published / "half.pth")
-    for file, message in (("half.pth", "half.pth"), ("none.pth", "cannot be read")):
-        done = mvfa(published, "import-adapters", file, "--dataset", "Brain", "--shots", "2")
-        assert done.returncode == 1 and message in done.stderr
-        assert done.stderr.startswith("error:") and done.stderr.count("\n") == 1, done.stderr
-    done = mvfa(published, "import-adapters", "Brain.pth", "--dataset", "Brain", "--shots", "4")
-    assert done.returncode == 1 and "4-shot.txt" in done.stderr
+    asked = [
+        ("half.pth", "2", "half.pth"),
+        ("none.pth", "2", "cannot be read"),
+        ("Brain.pth", "4", "4-shot.txt"),
+    ]
+    for file, shots, message in asked:
+        done = mvfa(published, "import-adapters", file, "--dataset", "Brain", "--shots", shots)
+        assert done.exit_code == 1 and message in done.output
+        assert done.output.startswith("error:") and done.output.count("\n") == 1, done.output
     assert not list((published / "runs").glob("**/imported"))
 
 

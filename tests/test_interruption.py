@@ -154,7 +154,7 @@ def test_dvc_repro(tmp_path):
     duration = time.perf_counter() - start
     folder, rng, hits = small_pipeline(tmp_path / "killed", draws=1), random.Random(4), 0
     expected = content(undisturbed / "results")
-    while hits < 10:
+    while hits < 6:
         process = repro(folder)
         time.sleep(rng.uniform(1, duration / 3))
         if process.poll() is None:
