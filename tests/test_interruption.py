@@ -154,9 +154,9 @@ def test_dvc_repro(tmp_path):
     duration = time.perf_counter() - start
     folder, rng, hits = small_pipeline(tmp_path / "killed", draws=1), random.Random(4), 0
     expected = content(undisturbed / "results")
-    while hits < 6:
+    while hits < 20:
         process = repro(folder)
-        time.sleep(rng.uniform(1, duration / 3))
+        time.sleep(rng.uniform(1, duration / 4))
         if process.poll() is None:
             # DVC, papermill and the kernel alike
             os.killpg(process.pid, signal.SIGKILL)

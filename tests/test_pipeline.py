@@ -102,16 +102,11 @@ def test_changing_one_data_set_reruns_only_what_depends_on_it(clone, first):
     params = yaml.safe_load((clone / "params.yaml").read_text())
     params["datasets"]["Chest"]["organ"] = "Thorax"
     write_params(clone, params)
-    again = ran(dvc(clone, "repro", "evaluate@Chest"))
+    again = ran(dvc(clone, "repro"))
     assert {"check:Chest", "train_few:Chest", "evaluate:Chest"} <= {
         name.replace("@", ":").split("-")[0] for name in again
     }
     assert not {name for name in again if name.startswith(("check@Brain", "train_few@Brain"))}
-    for stage in ("check@Brain", "train_few@Brain-2-sound"):
-        assert "up to date" in dvc(clone, "status", stage)
-    # what learns from Chest, or is compared with it, is known to be out of date
-    for stage in ("train_zero@Brain-sound", "compare"):
-        assert "changed" in dvc(clone, "status", "--with-deps", stage)
 
 
 def test_bad_input_stops_the_pipeline_with_one_line(clone, first):
