@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from mvfa_core.judging import Branches, FusionRanges, Judge, few_shot_verdict
 from mvfa_core.metrics import auroc
 from mvfa_core.pixel_ranking import pixel_auroc
 from mvfa_core.settings import BackboneSettings
+from mvfa_core.token_cache import TokenCache
 from mvfa_core.training import EpochLog, TrainingPart, batches, fit
 
 SEED, RATE = 111, 1e-3
@@ -50,10 +52,13 @@ class Scene:
     """Random weights, random images with a bright square where they are abnormal, random text features.
 
     Sentences are encoded once on either side at the same cost, which is left out on both.
+
+    Args:
+        weights: a file to take the weights from instead; `cache` is where they lie ready for use, as in a run.
     """
 
-    def __init__(self, size: Size):
-        self.size = size
+    def __init__(self, size: Size, weights: Path | None = None, cache: TokenCache | None = None):
+        self.size, self.weights, self.cache = size, weights, cache
         generator = torch.Generator().manual_seed(SEED)
         side, text_width = size.image_size, self.backbone.text_width
         self.text = torch.nn.functional.normalize(torch.randn(text_width, 2, generator=generator), dim=0)
@@ -69,12 +74,14 @@ class Scene:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """Seeded random weights, frozen."""
-        return load_backbone(
-            BackboneSettings(
-                model=self.size.model, weights=None, image_size=self.size.image_size, levels=self.size.levels
-            )
+        """Frozen, with seeded random weights unless they come from a file."""
+        settings = BackboneSettings(
+            model=self.size.model,
+            weights=None if self.weights is None else str(self.weights),
+            image_size=self.size.image_size,
+            levels=self.size.levels,
         )
+        return load_backbone(settings, cache=self.cache)
 
     def adapters(self) -> Adapters:
         return Adapters.for_backbone(self.backbone, self.size.levels, SEED)

@@ -95,9 +95,9 @@ class Adapters(nn.Module):
         to_the_end: also mix the last level's outputs into `last`; neither losses nor maps need it.
         """
         seg, det = [], []
-        for i, level in enumerate(self.levels):
+        for i in range(len(self.levels)):
             if i:
-                tokens = backbone.run(tokens, self.levels[i - 1], level)
+                tokens = self._between(backbone, tokens, i)
             if i == len(self.levels) - 1 and not to_the_end:
                 seg.append(self.seg_adapters[i].fc1(tokens))
                 det.append(self.det_adapters[i].fc1(tokens))
@@ -108,3 +108,18 @@ class Adapters(nn.Module):
             seg.append(seg_middle)
             det.append(det_middle)
         return LevelTokens(seg, det, tokens)
+
+    def _between(self, backbone: Backbone, tokens: Tensor, i: int) -> Tensor:
+        """Tokens behind level i - 1 -> tokens behind the blocks up to level i.
+
+        In training the weights of the first stretch rest until the gradient comes to it, last of all, and those
+        of the last one from then to the next step. One stretch is in memory less, and two are read again a step.
+        """
+        start, stop = self.levels[i - 1], self.levels[i]
+        last = i == len(self.levels) - 1
+        if last and tokens.requires_grad:
+            tokens.register_hook(lambda _: backbone.rest_blocks(start, stop))
+        tokens = backbone.run(tokens, start, stop)
+        if i == 1 and not last and tokens.requires_grad:
+            backbone.rest_blocks(start, stop)
+        return tokens

@@ -10,6 +10,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from open_clip.pretrained import (
     list_pretrained_tags_by_model,
 )
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mvfa_core.conv_towers import ResNetTower, TimmStages
 from mvfa_core.errors import MvfaError
 from mvfa_core.settings import BackboneSettings
+from mvfa_core.token_cache import TokenCache
 from mvfa_core.towers import Backbone, OpenClipBackbone, OpenClipVit, TimmVit
 from mvfa_core.weights import load_weights
 
@@ -74,6 +77,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
+    cache: TokenCache | None = None,
 ) -> Backbone:
     """Build the model that the settings name, fill it, freeze it and put it on `device`.
 
@@ -84,6 +88,7 @@ def load_backbone(
         device: where the weights go.
         seed: of random weights.
         tokenizer: sentences -> token numbers, in place of the model's own.
+        cache: where weights from a file may lie, ready to be mapped, see `load_weights`.
 
     Raises:
         MvfaError: unknown model, tag or file; a configuration or a weight file that is unreadable or unfit;
@@ -101,7 +106,7 @@ def load_backbone(
         path, tagged = _weight_file(settings)
         preprocess |= tagged
         origin["weights"] = _without_folder(settings.weights)
-        origin["weights_kind"] = load_weights(model, path)
+        origin["weights_kind"] = load_weights(model, path, cache)
     tower = next((tower for tower in TOWERS if tower.serves(model.visual)), None)
     if tower is None:
         kind = type(getattr(model.visual, "trunk", model.visual)).__name__
@@ -163,6 +168,27 @@ def _read_configuration(path: Path) -> tuple[dict, dict]:
     return config, preprocess if isinstance(preprocess, dict) else {}
 
 
+# what fills a tensor with random numbers and then has not to be looked at: of `nn.init`, those that see the mode first
+_RANDOM = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+}
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves large new weights as the system hands them out, which costs nothing until they are written to."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        if function in _RANDOM:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **options)
+
+
 def _build(settings: BackboneSettings, config: dict, seed: int) -> nn.Module:
     """The model with random weights from `seed`, no pretrained part, and the activation asked for."""
     config = deepcopy(config)
@@ -174,6 +200,8 @@ def _build(settings: BackboneSettings, config: dict, seed: int) -> nn.Module:
             "which brings its own activation; set gelu"
         )
     config["quick_gelu"] = quick
+    # millions of random numbers take seconds and memory, and a file replaces them all
+    numbers = nullcontext() if settings.weights is None else _NoRandomNumbers()
     if vision.get("timm_model_name"):
         vision["timm_model_pretrained"] = False
     else:
@@ -185,7 +213,7 @@ def _build(settings: BackboneSettings, config: dict, seed: int) -> nn.Module:
     if custom and "multimodal_cfg" in config:
         kind = open_clip.CoCa
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with numbers, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             model = kind(**config)

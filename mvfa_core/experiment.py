@@ -91,7 +91,8 @@ class Experiment:
     def backbone(self) -> Backbone:
         backbone = self.settings.backbone
         weights, model = (self._local(name) for name in (backbone.weights, backbone.model))
-        return load_backbone(backbone.model_copy(update={"weights": weights, "model": model}), self.device)
+        local = backbone.model_copy(update={"weights": weights, "model": model})
+        return load_backbone(local, self.device, cache=self.cache)
 
     @cached_property
     def cache(self) -> TokenCache:
@@ -124,6 +125,7 @@ class Experiment:
             if found is None:
                 found = text_features(self.backbone, organ, self.prompts)
                 self.cache.put(key, found)
+                self.backbone.rest()
             self._texts[organ] = found.to(self.device)
         return self._texts[organ]
 
@@ -147,7 +149,9 @@ class Experiment:
         origin = origin_of(self.backbone, self.levels[0], dtype)
         at_once = images_at_once(self.device, self.settings.evaluation.batch_size)
         limit = int(self.settings.cache.memory_gb * GIGABYTE)
-        return PrefixTokens(self.cache, limit, origin, self._prefix, at_once)(images)
+        found = PrefixTokens(self.cache, limit, origin, self._prefix, at_once)(images)
+        self.backbone.rest()
+        return found
 
     @torch.no_grad()
     def _prefix(self, images: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ Three things make the difference to `open_clip`'s own blocks, which stay in char
 - Products go to oneDNN, which keeps the cores busier than the BLAS behind `torch.nn.functional.linear` where few
   rows meet a large matrix, and on processors of other makes than the BLAS was written for (there more than twice
   as fast in single precision). Its operator is private to PyTorch, so the public one takes over where it is missing.
-- The backward pass multiplies with a transposed copy of the half-precision weights: their rows then lie in
-  the order in which the product reads them. Nothing is kept for gradients of weights, there are none.
+- Nothing is kept for gradients of weights, there are none.
 """
 
 from collections.abc import Callable
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from mvfa_core.mapped import release
 
 # score matrices of longer sequences fill the memory; the fused attention never holds them
 MOST_TOKENS = 1024
@@ -53,17 +54,14 @@ class _Copies:
         self.state = state
         self.weight = weight.detach().to(dtype)
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self._back: Tensor | None = None
+        if self.weight.dtype != weight.dtype:
+            release(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        if gradient.dtype == torch.float32:
-            return linear(gradient, self.weight.T)
-        if self._back is None:
-            self._back = self.weight.T.contiguous()
-        return linear(gradient, self._back)
+        return linear(gradient, self.weight.T)
 
 
 class _Product(torch.autograd.Function):
@@ -100,6 +98,10 @@ class FrozenLinear:
             return _Product.apply(x, copies)
         return copies.forward(x)
 
+    def rest(self) -> None:
+        """Let go of the copies until the next call."""
+        self._copies = None
+
     def _current(self, dtype: torch.dtype) -> _Copies:
         tensors = [t for t in (self.weight, self.bias) if t is not None]
         state = (dtype, *((t.data_ptr(), t._version) for t in tensors))
@@ -125,6 +127,11 @@ class FrozenBlock:
         self.outer = FrozenLinear(attention.out_proj.weight, attention.out_proj.bias)
         self.up = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
         self.down = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
+
+    def rest(self) -> None:
+        """Let go of what the next call makes again."""
+        for layer in (self.inner, self.outer, self.up, self.down):
+            layer.rest()
 
     @staticmethod
     def serves(block: nn.Module) -> bool:

@@ -38,7 +38,7 @@ class MemoryBank:
     def distances(
         self, levels: Sequence[Tensor], prefix: int, queries: int = 1024, block: int = 1024
     ) -> list[Tensor]:
-        """Per level (N, P): 1 - the largest cosine of each patch token to the level's bank, in [0, 2].
+        """Per level (N, P): 1 - the largest cosine of each patch token to the level's bank, in [0, 2]; no gradient.
 
         `queries` patch tokens meet `block` bank tokens at a time: their cosines, 4 MB of them, stay in the
         processor's cache, and memory is bounded however many images or shots there are.

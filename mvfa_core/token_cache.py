@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def origin_of(backbone: Backbone, level: int, dtype: torch.dtype) -> str:
 
 
 class TokenCache:
-    """A store of tensors on disk, under keys of `digest`.
+    """A store of tensors and files of tensors on disk, under keys of `digest`.
 
     Args:
         folder: where entries lie, or None for no store at all. It may be deleted at any time.
@@ -79,27 +80,55 @@ class TokenCache:
         return load(bytes(content))["tokens"]
 
     def put(self, key: str, value: Tensor) -> None:
-        """Keep `value`, as far as limit and disk allow; a full or read-only disk costs time, never the run."""
+        """Keep `value`, as far as limit and disk allow."""
         if self.folder is None:
             return
-        path, content = self._path(key), save({"tokens": value.cpu().contiguous()})
-        part = None
+        content = save({"tokens": value.cpu().contiguous()})
+
+        def write(file: BinaryIO) -> None:
+            file.write(_checksum(content))
+            file.write(content)
+
+        self.put_file(key, CHECKSUM + len(content), write)
+
+    def find_file(self, key: str) -> Path | None:
+        """The file of an entry that `put_file` made, whose writer checks what is in it; None where there is none."""
+        if self.folder is None:
+            return None
+        path = self._path(key)
         try:
-            if not self._has_room(CHECKSUM + len(content)):
-                return
+            os.utime(path)
+        except OSError:
+            return None
+        self._own.add(path.name)
+        return path
+
+    def put_file(self, key: str, size: int, write: Callable[[BinaryIO], None]) -> Path | None:
+        """Keep what `write` writes into a file open for reading and writing, and return where it lies.
+
+        A full or read-only disk costs time, never the run: None where there is no room for `size` bytes.
+        """
+        if self.folder is None:
+            return None
+        path, part = self._path(key), None
+        try:
+            if not self._has_room(size):
+                return None
             path.parent.mkdir(parents=True, exist_ok=True)
             # two processes may be at the same entry, so each has a file of its own
             handle, part = tempfile.mkstemp(suffix=".part", dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(_checksum(content))
-                file.write(content)
+            with os.fdopen(handle, "w+b") as file:
+                write(file)
             Path(part).replace(path)
-            self._used += CHECKSUM + len(content)
-            self._own.add(path.name)
         except OSError:
+            return None
+        finally:
             if part is not None:
                 with suppress(OSError):
                     Path(part).unlink()
+        self._used += size
+        self._own.add(path.name)
+        return path
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key[2:]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvfa_core.frozen import FrozenBlock
+from mvfa_core.mapped import release
 
 
 class Backbone(nn.Module):
@@ -62,12 +63,25 @@ class Backbone(nn.Module):
         """Stays in evaluation mode: a frozen network must not move its batch statistics or drop tokens."""
         return super().train(False)
 
+    def rest(self) -> None:
+        """Give memory back until it is asked for again: that of weights which lie in a file.
+
+        For the time between two kinds of work, sentences and images, prefix and blocks with adapters: the next
+        one needs only its own weights. Nothing else changes; what is needed after all comes back by itself.
+        """
+        for weight in self.parameters():
+            release(weight)
+
+    def rest_blocks(self, start: int, stop: int) -> None:
+        """The same for the weights of blocks `start` + 1 to `stop` alone, as far as they can be told apart."""
+
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 over names, shapes and values of all weights."""
         digest = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().float().contiguous().reshape(-1).numpy())
+            release(value)
         return digest.hexdigest()[:16]
 
     @property
@@ -167,6 +181,15 @@ class OpenClipVit(OpenClipBackbone):
         # cascaded and parallel pooling return a token axis that open_clip's own projection does not expect
         return hasattr(visual, "transformer") and getattr(visual, "attn_pool_contrastive", None) is None
 
+    def rest(self) -> None:
+        super().rest()
+        for block in filter(None, self._fast):
+            block.rest()
+
+    def rest_blocks(self, start: int, stop: int) -> None:
+        for weight in self.model.visual.transformer.resblocks[start:stop].parameters():
+            release(weight)
+
     def embed(self, images: Tensor) -> Tensor:
         return self.model.visual._embeds(self.standardised(images))
 
@@ -230,6 +253,10 @@ class TimmVit(OpenClipBackbone):
         # rotary towers hand out their angles as well
         tokens = tokens[0] if isinstance(tokens, tuple) else tokens
         return trunk.norm_pre(tokens)
+
+    def rest_blocks(self, start: int, stop: int) -> None:
+        for weight in self.model.visual.trunk.blocks[start:stop].parameters():
+            release(weight)
 
     def run(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         trunk = self.model.visual.trunk

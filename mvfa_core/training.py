@@ -88,13 +88,14 @@ def fit(
         sums, images, masked = torch.zeros(3), 0, 0
         for part, rows in batches(parts, batch_size, generator):
             losses = batch_losses(backbone, adapters, part, rows, logits_quirk, autocast)
-            adapters.zero_grad(set_to_none=True)
             scaler.scale(losses.sum(dim=0).mean()).backward()
             scaler.step(optimisers["det"])
             if part.masks is not None:
                 scaler.step(optimisers["seg"])
                 masked += len(rows)
             scaler.update()
+            # before the next forward pass: its activations need the memory
+            adapters.zero_grad(set_to_none=True)
             images += len(rows)
             sums += losses.detach().sum(dim=1).cpu()
             progress()

@@ -4,6 +4,7 @@ Read are safetensors, PyTorch state dicts, `open_clip` training checkpoints and 
 OpenAI publishes them. PyTorch files go through `torch.load(weights_only=True)`; what needs more is refused.
 """
 
+import json
 import math
 import pickle
 import re
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import open_clip
 import safetensors
 import torch
 from open_clip.convert import convert_state_dict
@@ -21,6 +23,8 @@ from torch.nn import functional as F
 
 from mvfa_core.archives import ForeignCode, read_archive, root_of
 from mvfa_core.errors import MvfaError
+from mvfa_core.mapped import hash_of, is_whole, map_file, write_file
+from mvfa_core.token_cache import TokenCache, digest
 
 # scalars that OpenAI's archives carry along
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
@@ -78,9 +82,8 @@ def _read(path: Path, head: bytes) -> tuple[object, str, dict[str, str]]:
             raise MvfaError(f"{path}: is a tar file of an early PyTorch, unsafe to read; {_CONVERT}")
         return _load_torch(path), "state dict", {}
     if head[8:9] == b"{":
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, "safetensors", file.metadata() or {}
+        tensors, metadata = map_file(path)
+        return tensors, "safetensors", metadata
     if head[:1] == b"\x80":
         raise MvfaError(f"{path}: is a Python pickle, reading it could run code; {_CONVERT}")
     if head.startswith(b"version https://git-lfs"):
@@ -113,15 +116,25 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     return {name: value for name, value in content.items() if name not in NO_WEIGHTS}, kind
 
 
-def load_weights(model: nn.Module, path: str | Path) -> str:
+def load_weights(model: nn.Module, path: str | Path, cache: TokenCache | None = None) -> str:
     """Fill an `open_clip` model from a file and return the kind of file.
 
     Names of older and foreign layouts are translated as `open_clip` does; position embeddings of another
     image size are resized to the model's.
 
+    Args:
+        model: in any state; its own precision stays.
+        path: of any kind that `read_file` knows.
+        cache: keeps the weights as the model needs them in a file that the model's are mapped from, see
+            `mapped.py`. None, or no room in it: the weights are copied into the model.
+
     Raises:
         MvfaError: the file is unreadable, or does not fit the model.
     """
+    key = None if cache is None or cache.folder is None else _key(model, path)
+    kind = None if key is None else _from_cache(model, cache, key)
+    if kind is not None:
+        return kind
     tensors, kind = read_weights(path)
     try:
         tensors = convert_state_dict(model, tensors)
@@ -139,8 +152,50 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
         # a temperature is a scalar in some versions and a vector of one in others
         fits = stored is not None and stored.numel() == own[name].numel()
         kept[name] = stored.reshape(own[name].shape) if fits else own[name]
-    fill(model, kept, path)
+    _check_fit(model, kept, path)
+    try:
+        if key is None or not _through_cache(model, kept, kind, cache, key):
+            model.load_state_dict(kept)
+    except RuntimeError:
+        raise _no_numbers(path) from None
     return kind
+
+
+def _key(model: nn.Module, path: str | Path) -> str | None:
+    """What decides about the model's weights: the file, names and shapes, and who translates and resizes them."""
+    try:
+        source = hash_of(Path(path))
+    # the reader says it better
+    except OSError:
+        return None
+    own = [(name, list(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+    return digest("weights", source, json.dumps([own, open_clip.__version__, torch.__version__]))
+
+
+def _from_cache(model: nn.Module, cache: TokenCache, key: str) -> str | None:
+    """Map the model's weights from its entry and return the kind of file they came from; None without one."""
+    place = cache.find_file(key)
+    try:
+        if place is None or not is_whole(place):
+            return None
+        tensors, metadata = map_file(place)
+    # whatever is wrong with it, it is made anew
+    except (OSError, ValueError, LookupError, safetensors.SafetensorError):
+        return None
+    _match_positions(model, tensors)
+    model.load_state_dict(tensors, assign=True)
+    return metadata["kind"]
+
+
+def _through_cache(model: nn.Module, tensors: dict, kind: str, cache: TokenCache, key: str) -> bool:
+    """Write the model's weights to its entry and map them; False where the cache has no room."""
+    dtypes = {name: value.dtype for name, value in model.state_dict().items()}
+    size = sum(value.numel() * dtypes[name].itemsize for name, value in tensors.items())
+    place = cache.put_file(key, size, lambda file: write_file(file, tensors, dtypes, {"kind": kind}))
+    if place is None:
+        return False
+    model.load_state_dict(map_file(place)[0], assign=True)
+    return True
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -149,6 +204,19 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> 
     Raises:
         MvfaError: naming the first tensor with a wrong shape, else missing ones, else surplus ones.
     """
+    _check_fit(module, tensors, path)
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError:
+        raise _no_numbers(path) from None
+
+
+def _no_numbers(path: str | Path) -> MvfaError:
+    return MvfaError(f"{path}: holds tensors that are not plain numbers; save them as float32")
+
+
+def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise what `fill` raises."""
     own = module.state_dict()
     for name, value in own.items():
         if name in tensors and tensors[name].shape != value.shape:
@@ -171,10 +239,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> 
                 f"{path}: '{found[0]}'{others} {what} (the model has {len(own)} tensors); "
                 "model and weights must belong together"
             )
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError:
-        raise MvfaError(f"{path}: holds tensors that are not plain numbers; save them as float32") from None
 
 
 def _shape(tensor: Tensor) -> str:

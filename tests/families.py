@@ -195,7 +195,7 @@ def write_config(folder: Path, name: str) -> Path:
 def load_family(folder: Path, name: str, **changes) -> Backbone:
     """The small backbone, each weight moved a little: fresh zeros and ones would hide mistakes."""
     family = FAMILIES[name]
-    seed = changes.pop("seed", 0)
+    seed, cache = changes.pop("seed", 0), changes.pop("cache", None)
     settings = {
         "model": str(write_config(folder, name)),
         "weights": None,
@@ -205,7 +205,7 @@ def load_family(folder: Path, name: str, **changes) -> Backbone:
     }
     tokenizer = stub_tokenizer if family.hugging_face else None
     with shrunk(family.shrink):
-        backbone = load_backbone(BackboneSettings(**settings | changes), seed=seed, tokenizer=tokenizer)
+        backbone = load_backbone(BackboneSettings(**settings | changes), "cpu", seed, tokenizer, cache)
     if not changes.get("weights"):
         stir(backbone)
     return backbone

@@ -87,6 +87,17 @@ def test_changed_weights_are_noticed(backbone):
         assert torch.equal(backbone.run(tokens(), 0, 1), before)
 
 
+def test_at_rest_no_copies_are_held_and_nothing_changes():
+    backbone = small()
+    layer = backbone._fast[1].up
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = backbone.run(tokens(), 0, 2)
+        assert layer._copies.weight.dtype == torch.bfloat16
+        backbone.rest()
+        assert layer._copies is None
+        assert torch.equal(backbone.run(tokens(), 0, 2), expected)
+
+
 def test_a_block_that_learns_is_left_to_autograd():
     backbone = small()
     weight = backbone.model.visual.transformer.resblocks[1].mlp.c_fc.weight.requires_grad_(True)

@@ -11,12 +11,14 @@ from parity import fill_by_name
 from safetensors.torch import save_file
 from standins import SMALL, TRAPS, WRITERS, write_openai_archive
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvfa_core import backbones
+from mvfa_core import backbones, weights
 from mvfa_core.archives import read_archive
 from mvfa_core.backbones import load_backbone
 from mvfa_core.errors import MvfaError
 from mvfa_core.settings import BackboneSettings
+from mvfa_core.token_cache import TokenCache
 from mvfa_core.weights import load_weights, read_weights, resize_positions
 
 pytestmark = [
@@ -359,3 +361,135 @@ def test_archive_with_a_mask_among_its_buffers(original, tmp_path):
     write_openai_archive(tmp_path / "traced.pt", original)
     assert "attn_mask" in read_weights(tmp_path / "traced.pt")[0]
     load_weights(CLIP(**SMALL), tmp_path / "traced.pt")
+
+
+# --- mapped from the cache ------------------------------------------------------------------------------
+
+
+def cache_in(folder) -> TokenCache:
+    return TokenCache(folder / "cache", 10**9)
+
+
+def files(folder) -> list:
+    return [path for path in (folder / "cache").glob("??/*") if path.is_file()]
+
+
+def copied(published) -> CLIP:
+    model = CLIP(**SMALL)
+    load_weights(model, published / "model.safetensors")
+    return model
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_weights_through_the_cache(name, published, tmp_path):
+    plain = CLIP(**SMALL)
+    load_weights(plain, published / name)
+    for _ in range(2):
+        model = CLIP(**SMALL)
+        assert load_weights(model, published / name, cache_in(tmp_path)) == KINDS[name]
+        assert not any(
+            value.requires_grad != own.requires_grad for value, own in zip_parameters(model, plain)
+        )
+        for key, value in plain.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value), key
+    assert len(files(tmp_path)) == 1
+
+
+def zip_parameters(*models):
+    return zip(*(model.parameters() for model in models), strict=True)
+
+
+def test_the_second_time_nothing_is_translated(published, tmp_path, monkeypatch):
+    load_weights(CLIP(**SMALL), published / "openai.pt", cache_in(tmp_path))
+    monkeypatch.setattr(weights, "read_weights", None)
+    load_weights(CLIP(**SMALL), published / "openai.pt", cache_in(tmp_path))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_comes_out_of_the_cache_as_it_went_in(name, tmp_path):
+    """Also where the file has another image size than the model."""
+    stored = load_family(tmp_path, name)
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in stored.model.state_dict().items()}, path)
+    larger = {} if FAMILIES[name].image_size % 32 else {"image_size": 64}
+    for change in ({}, larger):
+        plain = load_family(tmp_path, name, weights=str(path), **change)
+        for _ in range(2):
+            mapped = load_family(tmp_path, name, weights=str(path), cache=cache_in(tmp_path), **change)
+            assert mapped.description == plain.description
+
+
+def test_another_file_or_model_is_another_entry(published, tmp_path):
+    cache, path = cache_in(tmp_path), tmp_path / "model.safetensors"
+    path.write_bytes((published / "model.safetensors").read_bytes())
+    load_weights(CLIP(**SMALL), path, cache)
+    bigger = CLIP(**(SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"image_size": 64}}))
+    load_weights(bigger, path, cache)
+    assert len(files(tmp_path)) == 2
+    path.write_bytes((published / "half.safetensors").read_bytes())
+    model = CLIP(**SMALL)
+    load_weights(model, path, cache)
+    assert len(files(tmp_path)) == 3
+    assert torch.equal(model.visual.proj, model.visual.proj.half().float())
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 100, "cut", "flipped"])
+def test_a_damaged_entry_is_made_anew(damage, published, tmp_path):
+    load_weights(CLIP(**SMALL), published / "model.safetensors", cache_in(tmp_path))
+    (entry,) = files(tmp_path)
+    whole = entry.read_bytes()
+    entry.write_bytes(
+        {"cut": whole[:-100], "flipped": whole[:-1] + bytes([whole[-1] ^ 1])}.get(damage, damage)
+    )
+    model = CLIP(**SMALL)
+    load_weights(model, published / "model.safetensors", cache_in(tmp_path))
+    assert torch.equal(model.visual.proj, copied(published).visual.proj)
+    assert entry.read_bytes() == whole
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_without_room_weights_are_copied(limit, published, tmp_path):
+    model = CLIP(**SMALL)
+    load_weights(model, published / "model.safetensors", TokenCache(tmp_path / "cache", limit))
+    assert torch.equal(model.visual.proj, copied(published).visual.proj) and not files(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_entry(published, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "write_file", full)
+    model = CLIP(**SMALL)
+    load_weights(model, published / "model.safetensors", cache_in(tmp_path))
+    assert torch.equal(model.visual.proj, copied(published).visual.proj) and not files(tmp_path)
+
+
+def test_errors_are_the_same_with_a_cache(original, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file(altered(original, **{"visual.proj": torch.zeros(48, 16)}), path)
+    lines = [refused(load_weights, CLIP(**SMALL), path, cache) for cache in (None, cache_in(tmp_path))]
+    assert lines[0] == lines[1] and not files(tmp_path)
+    assert "No such file" in refused(load_weights, CLIP(**SMALL), tmp_path / "gone", cache_in(tmp_path))
+
+
+class Drawn(TorchDispatchMode):
+    """Counts numbers that tensors are filled with at random."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function in (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default):
+            self.count += arguments[0].numel()
+        return function(*arguments, **(options or {}))
+
+
+def test_large_weights_that_come_from_a_file_are_not_drawn_first(published):
+    """That would take seconds and memory at the paper's size."""
+    settings = {"model": str(published / "clip.json"), "image_size": 32, "levels": (1, 2)}
+    counts, state = [], torch.get_rng_state()
+    for file in (None, str(published / "model.safetensors")):
+        with Drawn() as drawn:
+            load_backbone(BackboneSettings(weights=file, **settings))
+        counts.append(drawn.count)
+    assert counts[0] > 800_000 and counts[1] == 0
+    assert torch.equal(torch.get_rng_state(), state)
