@@ -20,6 +20,8 @@ from torch import Tensor
 # bytes; where a tensor starts elsewhere than PyTorch's own do, kernels may go another way and round otherwise
 ALIGNED = 64
 CHUNK = 2**22
+# bytes; for less memory than this, fetching it again is not worth the call
+WORTH = 2**20
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -73,9 +75,11 @@ def map_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def release(tensor: Tensor) -> None:
     """Give the memory of a mapped tensor back until its next use.
 
-    One that is not mapped, or that somebody has written to, stays as it is. As everywhere, what is written
-    past autograd, through `.data`, goes unseen.
+    One that is small, that is not mapped, or that somebody has written to, stays as it is. As everywhere, what
+    is written past autograd, through `.data`, goes unseen.
     """
+    if tensor.nbytes < WORTH:
+        return
     place = _places.get(tensor.data_ptr())
     content = None if place is None else place.mapping()
     if content is None or tensor._version or not hasattr(content, "madvise"):

@@ -138,15 +138,27 @@ def test_writing_a_mapped_tensor_holds_one_at_a_time(tmp_path):
     assert mapped_mib() < before + 8
 
 
+@needs_counts
+def test_small_tensors_stay(tmp_path, monkeypatch):
+    path = written(tmp_path / "file", {str(i): torch.ones(2**17) for i in range(64)})
+    before, values = mapped_mib(), map_file(path)[0].values()
+    assert sum(value.sum() for value in values) == 2**23
+    for worth, left in ((mapped.WORTH, 30), (2**19, 0)):
+        monkeypatch.setattr(mapped, "WORTH", worth)
+        for value in values:
+            release(value)
+        assert abs(mapped_mib() - before - left) < 8
+
+
 def test_what_was_written_to_is_never_given_back(tmp_path):
-    path = written(tmp_path / "file", {"a": torch.ones(2**16)})
+    path = written(tmp_path / "file", {"a": torch.ones(2**20)})
     content = path.read_bytes()
     value = map_file(path)[0]["a"]
     parameter = torch.nn.Parameter(value, requires_grad=False)
     with torch.no_grad():
         parameter.mul_(3)
     release(parameter)
-    assert torch.equal(parameter, torch.full((2**16,), 3.0))
+    assert torch.equal(parameter, torch.full((2**20,), 3.0))
     assert path.read_bytes() == content
 
 
