@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.measuring import alternate, matmul_peak, peak_of_child
 from benchmarks.pixel_auroc import pixel_seconds
@@ -65,19 +64,21 @@ def loss_gap(scene: Scene, epochs: int = 2) -> float:
 def measure(scene: Scene, run: LongRun, rounds: int, clock: str) -> dict[str, Parts]:
     """Parts of the plain loop (float32) and of this project in both precisions, A B C A B C."""
     tested, model = scene.images[scene.tested], scene.plain()
+    # a run works in one precision, so each has its own network; their weights are the same file
+    ours = {d: Scene(scene.size, scene.weights, scene.cache) for d in DTYPE_NAMES}
     bank = random_bank(scene, run.shots * FOLDS)
     memory = [torch.nn.functional.normalize(level.flatten(0, 1), dim=-1) for level in bank]
     banks = Banks(MemoryBank(bank), MemoryBank(bank))
     adapters = {dtype: scene.adapters() for dtype in DTYPE_NAMES}
-    trained = {d: scene.prefix(scene.images[: scene.size.train], d) for d in DTYPE_NAMES}
-    tokens = {d: scene.prefix(tested, d) for d in DTYPE_NAMES}
-    judges = {d: scene.judge(adapters[d], d) for d in DTYPE_NAMES}
+    trained = {d: ours[d].prefix(scene.images[: scene.size.train], d) for d in DTYPE_NAMES}
+    tokens = {d: ours[d].prefix(tested, d) for d in DTYPE_NAMES}
+    judges = {d: ours[d].judge(adapters[d], d) for d in DTYPE_NAMES}
     epochs = {PLAIN: scene.plain_epochs(model)}
-    epochs |= {d: scene.epochs(adapters[d], trained[d], d) for d in DTYPE_NAMES}
-    batched = {d: scene.epochs(scene.adapters(), trained[d][:1], d, TOGETHER) for d in DTYPE_NAMES}
+    epochs |= {d: ours[d].epochs(adapters[d], trained[d], d) for d in DTYPE_NAMES}
+    batched = {d: ours[d].epochs(scene.adapters(), trained[d][:1], d, TOGETHER) for d in DTYPE_NAMES}
 
     seconds = {
-        "prefix": alternate({d: lambda d=d: scene.prefix(tested, d) for d in DTYPE_NAMES}, rounds, clock),
+        "prefix": alternate({d: lambda d=d: ours[d].prefix(tested, d) for d in DTYPE_NAMES}, rounds, clock),
         "step": alternate({name: lambda e=e: next(e) for name, e in epochs.items()}, rounds, clock),
         "together": alternate({d: lambda e=e: next(e) for d, e in batched.items()}, rounds, clock),
         "forward": alternate(
@@ -107,18 +108,16 @@ def measure(scene: Scene, run: LongRun, rounds: int, clock: str) -> dict[str, Pa
     }
 
 
-def peaks(size: str, sides: Sequence[str], scene: Scene, threads: int) -> dict[str, float]:
+def peaks(size: str, sides: Sequence[str], weights: Path, threads: int) -> dict[str, float]:
     """MiB that two training steps of each side need, in a process of its own.
 
     This project's find their weights in a file; the first one also brings them into the form they are mapped in.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        weights, cache = Path(folder) / "weights.safetensors", Path(folder) / "cache"
-        save_file(scene.backbone.model.state_dict(), weights)
+    with tempfile.TemporaryDirectory() as cache:
         found = {}
         for side in sides:
             kind, dtype = ("plain", "fp32") if side == PLAIN else ("ours", side)
-            given = (kind, size, dtype, str(threads), str(weights), str(cache))
+            given = (kind, size, dtype, str(threads), str(weights), cache)
             found[side] = peak_of_child("benchmarks.step_memory", *given, threads=threads)["peak_mib"]
         return found
 
@@ -128,7 +127,7 @@ def table(size: str, parts: Mapping[str, Parts], run: LongRun, scene: Scene, clo
     plain, rows = parts[PLAIN], []
     side, bank = scene.size.image_size, run.shots * FOLDS
     first = scene.size.levels[0]
-    memory = peaks(size, list(parts), scene, threads)
+    memory = peaks(size, list(parts), scene.weights, threads)
     for dtype in DTYPE_NAMES:
         ours, peak = parts[dtype], matmul_peak(DTYPES[dtype], clock)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.measuring import adapter_flops, block_flops
@@ -54,7 +55,7 @@ class Scene:
     Sentences are encoded once on either side at the same cost, which is left out on both.
 
     Args:
-        weights: a file to take the weights from instead; `cache` is where they lie ready for use, as in a run.
+        weights: a file to take them from instead. cache: where they lie ready for use, as in every run.
     """
 
     def __init__(self, size: Size, weights: Path | None = None, cache: TokenCache | None = None):
@@ -71,6 +72,13 @@ class Scene:
             self.images[row, :, side // 4 : side // 2, side // 3 : side // 2] += 0.4
         # 2 of the 11 views each normal image is remembered in; the search is measured at its real size
         self.normal = augment(self.images[:1])[:2]
+
+    @classmethod
+    def in_folder(cls, size: Size, folder: Path) -> "Scene":
+        """One whose random weights have gone through a file, as the weights of every run do."""
+        weights = folder / "weights.safetensors"
+        save_file(cls(size).backbone.model.state_dict(), weights)
+        return cls(size, weights, TokenCache(folder / "cache", 10**10))
 
     @cached_property
     def backbone(self) -> Backbone:

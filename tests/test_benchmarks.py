@@ -29,8 +29,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
-    return Scene(replace(SIZES["small"], train=4, test=6))
+def scene(tmp_path_factory) -> Scene:
+    return Scene.in_folder(replace(SIZES["small"], train=4, test=6), tmp_path_factory.mktemp("scene"))
+
+
+def test_weights_that_went_through_a_file_are_the_same(scene):
+    assert scene.backbone.fingerprint() == Scene(scene.size).backbone.fingerprint()
 
 
 def test_the_plain_loop_has_the_same_losses_over_several_epochs(scene):
