@@ -6,7 +6,8 @@ Three things make the difference to `open_clip`'s own blocks, which stay in char
 - Products go to oneDNN, which keeps the cores busier than the BLAS behind `torch.nn.functional.linear` where few
   rows meet a large matrix, and on processors of other makes than the BLAS was written for (there more than twice
   as fast in single precision). Its operator is private to PyTorch, so the public one takes over where it is missing.
-- Nothing is kept for gradients of weights, there are none.
+- Nothing is kept for gradients of weights, there are none. Where no gradient is asked for at all, a block writes
+  over what nobody needs any more: fresh memory costs as much as some of the operations that fill it.
 """
 
 from collections.abc import Callable
@@ -20,25 +21,32 @@ from mvfa_core.mapped import release
 
 # score matrices of longer sequences fill the memory; the fused attention never holds them
 MOST_TOKENS = 1024
+# images whose score matrices stay in the processor's cache between the two products
+AT_ONCE = 2
 
 
-def _onednn(dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """`x Wᵀ + b` by oneDNN on plain tensors, or None where this PyTorch or this processor lacks it."""
+def _onednn(
+    dtype: torch.dtype, then: str = "none", algorithm: str = ""
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """`x Wᵀ + b` by oneDNN on plain tensors, or None where this PyTorch or this processor lacks it.
+
+    then: the operation applied to it, in single precision and before anything is written.
+    """
     if not torch.backends.mkldnn.is_available():
         return None
     try:
         operator = torch.ops.mkldnn._linear_pointwise.default
-        product = lambda x, weight, bias: operator(x, weight, bias, "none", [], "")
+        product = lambda x, weight, bias: operator(x, weight, bias, then, [], algorithm)
         x, weight, bias = (torch.ones(*shape, dtype=dtype) for shape in ((2, 3), (4, 3), (4,)))
-        return (
-            product if torch.equal(product(x, weight, bias), torch.full((2, 4), 4.0, dtype=dtype)) else None
-        )
+        return product if torch.allclose(product(x, weight, bias).float(), torch.tensor(4.0), 1e-3) else None
     # whatever a private operator of another version raises: the public one computes the same
     except Exception:
         return None
 
 
 _LINEAR = {dtype: _onednn(dtype) for dtype in (torch.float32, torch.bfloat16)}
+# not in single precision, whose results are those of the two operations to the last bit
+_LINEAR_GELU = {torch.bfloat16: _onednn(torch.bfloat16, "gelu", "none")}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -98,6 +106,14 @@ class FrozenLinear:
             return _Product.apply(x, copies)
         return copies.forward(x)
 
+    def with_gelu(self, x: Tensor) -> Tensor | None:
+        """(..., I) -> GELU of what a call gives, (..., O), without a gradient; None where that is no one operation."""
+        product = _LINEAR_GELU.get(x.dtype) if x.device.type == "cpu" else None
+        if product is None:
+            return None
+        copies = self._current(x.dtype)
+        return product(x, copies.weight, copies.bias)
+
     def rest(self) -> None:
         """Let go of the copies until the next call."""
         self._copies = None
@@ -127,6 +143,7 @@ class FrozenBlock:
         self.outer = FrozenLinear(attention.out_proj.weight, attention.out_proj.bias)
         self.up = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
         self.down = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
+        self.plain_gelu = isinstance(mlp.gelu, nn.GELU) and mlp.gelu.approximate == "none"
 
     def rest(self) -> None:
         """Let go of what the next call makes again."""
@@ -157,18 +174,30 @@ class FrozenBlock:
         with torch.autocast("cpu", enabled=False):
             block = self.block
             tokens = tokens + block.ls_1(self.outer(self._attention(block.ln_1(tokens).to(dtype))))
-            hidden = self.up(block.ln_2(tokens).to(dtype))
-            return tokens + block.ls_2(self.down(block.mlp.gelu(hidden)))
+            normed = block.ln_2(tokens).to(dtype)
+            if tokens.requires_grad and torch.is_grad_enabled():
+                return tokens + block.ls_2(self.down(block.mlp.gelu(self.up(normed))))
+            hidden = self.up.with_gelu(normed) if self.plain_gelu else None
+            if hidden is None:
+                hidden = block.mlp.gelu(self.up(normed))
+            return tokens.add_(block.ls_2(self.down(hidden)))
 
     def _attention(self, tokens: Tensor) -> Tensor:
         """(N, L, width) -> what the heads gathered, (N, L, width)."""
         n, count, width = tokens.shape
         parts = self.inner(tokens).view(n, count, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
         if tokens.dtype == torch.float32 or count > MOST_TOKENS:
-            found = F.scaled_dot_product_attention(query, key, value)
+            found = F.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4)).transpose(1, 2)
         else:
-            # in bf16 the fused kernel is slower than two products, twice so backwards
-            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-            found = scores.softmax(dim=-1) @ value
-        return found.transpose(1, 2).reshape(n, count, width)
+            found = torch.cat([_two_products(some) for some in parts.split(AT_ONCE)])
+        return found.reshape(n, count, width)
+
+
+def _two_products(parts: Tensor) -> Tensor:
+    """Query, key and value (N, L, 3, heads, d) -> (N, L, heads, d).
+
+    In bf16 the fused kernel is slower than this, twice so backwards.
+    """
+    query, key, value = parts.permute(2, 0, 3, 1, 4)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2)

@@ -62,6 +62,42 @@ def test_a_frozen_block_computes_what_the_block_computes(options, half, toleranc
     assert not torch.equal(theirs[0], torch.zeros_like(theirs[0]))
 
 
+@pytest.mark.parametrize("options", [{}, {"ls_init_value": 0.3}, {"quick_gelu": True}])
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 2e-2)])
+def test_without_a_gradient_it_computes_the_same_and_spares_its_input(options, half, tolerance):
+    own = dict(options)
+    model = CLIP(
+        **(SMALL | {"vision_cfg": SMALL["vision_cfg"] | {k: own.pop(k) for k in list(own) if k[0] == "l"}}),
+        **own,
+    )
+    fill_by_name(model, salt=3, scale=0.4)
+    backbone, x = OpenClipVit(model, tokenizer=None), tokens().detach()
+    given = x.clone()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        expected = x
+        for block in backbone.model.visual.transformer.resblocks:
+            expected = block(expected)
+        found = backbone.run(x, 0, 2)
+    assert found.dtype == torch.float32 and torch.equal(x, given)
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert backbone._fast[0].plain_gelu == ("quick_gelu" not in options)
+
+
+def test_in_single_precision_a_gradient_changes_no_bit(backbone):
+    found = backbone.run(tokens(), 0, 2)
+    with torch.no_grad():
+        assert torch.equal(backbone.run(tokens(), 0, 2), found)
+
+
+def test_without_the_operation_in_one_the_two_are_taken(backbone, monkeypatch):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = backbone.run(tokens(), 0, 2)
+        monkeypatch.setattr(frozen, "_LINEAR_GELU", {})
+        assert backbone._fast[0].up.with_gelu(torch.zeros(1, 128, dtype=torch.bfloat16)) is None
+        found = backbone.run(tokens(), 0, 2)
+    assert (found - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
 def test_long_sequences_go_to_the_fused_attention(backbone, monkeypatch):
     monkeypatch.setattr(frozen, "MOST_TOKENS", 4)
     theirs, ours = both(backbone, half=True)
