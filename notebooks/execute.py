@@ -13,14 +13,18 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import nbformat
-import papermill
 import typer
 import yaml
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
-from mvfa_core.writing import write_through
+# nbformat's validator would build a grammar of internationalised addresses, which takes most of a second a
+# notebook and is asked for nothing here; without this package it goes without
+sys.modules.setdefault("rfc3987_syntax", None)
+import nbformat  # noqa: E402
+import papermill  # noqa: E402
+from papermill.exceptions import PapermillExecutionError  # noqa: E402
+from traitlets.config import Config  # noqa: E402
+
+from mvfa_core.writing import write_through  # noqa: E402
 
 KEPT_METADATA = ("kernelspec", "language_info")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
