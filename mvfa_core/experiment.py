@@ -42,7 +42,7 @@ from mvfa_core.prompts import PromptEnsemble, text_features
 from mvfa_core.protocols import PROTOCOLS, Protocol
 from mvfa_core.runs import Run
 from mvfa_core.settings import Settings, TrainingSettings, load_settings
-from mvfa_core.support import SupportSet, draw_support, read_support
+from mvfa_core.support import SupportSet, draw_support, in_drawn_order, read_support
 from mvfa_core.token_cache import CachedTokens, PrefixTokens, TokenCache, digest, origin_of
 from mvfa_core.training import EpochLog, TrainingPart, fit, keep_best
 
@@ -289,9 +289,8 @@ class Experiment:
         """A seeded, stratified part of a source's test split, what is set aside for selection, hash of both."""
         records, kept, spared = self.dataset(name).records("test"), [], []
         for label in (0, 1):
-            rows = [record for record in records if record.label == label]
-            order = np.random.default_rng([self.settings.seed, label]).permutation(len(rows))
-            rows = [rows[i] for i in order[: self.settings.zero_shot.images_per_class]]
+            rows = in_drawn_order(records, label, [self.settings.seed])
+            rows = rows[: self.settings.zero_shot.images_per_class]
             aside = round(len(rows) * held_out)
             spared += rows[:aside]
             kept += rows[aside:]

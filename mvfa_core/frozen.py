@@ -44,15 +44,20 @@ def _onednn(
         return None
 
 
-_LINEAR = {dtype: _onednn(dtype) for dtype in (torch.float32, torch.bfloat16)}
+_Products = dict[torch.dtype, Callable[[Tensor, Tensor, Tensor | None], Tensor] | None]
+_LINEAR: _Products = {dtype: _onednn(dtype) for dtype in (torch.float32, torch.bfloat16)}
 # not in single precision, whose results are those of the two operations to the last bit
-_LINEAR_GELU = {torch.bfloat16: _onednn(torch.bfloat16, "gelu", "none")}
+_LINEAR_GELU: _Products = {torch.bfloat16: _onednn(torch.bfloat16, "gelu", "none")}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., I), (O, I), (O,) -> (..., O); no gradient flows through it."""
-    product = _LINEAR.get(x.dtype) if x.device.type == "cpu" else None
-    return (product or F.linear)(x, weight, bias)
+    return (_found(_LINEAR, x) or F.linear)(x, weight, bias)
+
+
+def _found(products: _Products, x: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """The one of `products` that takes `x`."""
+    return products.get(x.dtype) if x.device.type == "cpu" else None
 
 
 class _Copies:
@@ -108,7 +113,7 @@ class FrozenLinear:
 
     def with_gelu(self, x: Tensor) -> Tensor | None:
         """(..., I) -> GELU of what a call gives, (..., O), without a gradient; None where that is no one operation."""
-        product = _LINEAR_GELU.get(x.dtype) if x.device.type == "cpu" else None
+        product = _found(_LINEAR_GELU, x)
         if product is None:
             return None
         copies = self._current(x.dtype)

@@ -139,10 +139,10 @@ class Judge:
 
     def _branches(self, tokens: Tensor, banks: Banks | None, zero_shot: bool) -> Branches:
         levels, prefix = self._levels(tokens), self.backbone.prefix
-        seg, det = ([t.float() for t in branch] for branch in (levels.seg, levels.det))
-        of_maps = seg if self.masks or zero_shot else det
+        of_maps = levels.seg if self.masks or zero_shot else levels.det
         result = Branches(
-            text_maps(of_maps, self.text, prefix, self.size).cpu(), text_scores(det, self.text, prefix).cpu()
+            text_maps([t.float() for t in of_maps], self.text, prefix, self.size).cpu(),
+            text_scores([t.float() for t in levels.det], self.text, prefix).cpu(),
         )
         if banks is not None:
             result.memory_maps = memory_maps(

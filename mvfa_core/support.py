@@ -31,6 +31,12 @@ class SupportSet:
         }
 
 
+def in_drawn_order(records: Sequence[ImageRecord], label: int, key: Sequence[int]) -> list[ImageRecord]:
+    """Those of one class, in an order that `key` and the class decide: the first n are a fair draw of n."""
+    rows = [record for record in records if record.label == label]
+    return [rows[i] for i in np.random.default_rng([*key, label]).permutation(len(rows))]
+
+
 def draw_support(pool: Sequence[ImageRecord], shots: int, draw: int, seed: int) -> SupportSet:
     """`shots` images a class, without replacement, from `seed` and `draw`.
 
@@ -41,13 +47,12 @@ def draw_support(pool: Sequence[ImageRecord], shots: int, draw: int, seed: int) 
     """
     chosen = []
     for label, kind in enumerate(("normal", "abnormal")):
-        candidates = [record for record in pool if record.label == label]
+        candidates = in_drawn_order(pool, label, [seed, draw])
         if shots > len(candidates):
             raise MvfaError(
                 f"shots: {shots} is more than the {len(candidates)} {kind} images of the valid split; lower it"
             )
-        order = np.random.default_rng([seed, draw, label]).permutation(len(candidates))
-        chosen.append(tuple(candidates[i] for i in order[:shots]))
+        chosen.append(tuple(candidates[:shots]))
     return _split(pool, *chosen)
 
 

@@ -10,7 +10,8 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
@@ -152,12 +153,9 @@ def load_weights(model: nn.Module, path: str | Path, cache: TokenCache | None = 
         # a temperature is a scalar in some versions and a vector of one in others
         fits = stored is not None and stored.numel() == own[name].numel()
         kept[name] = stored.reshape(own[name].shape) if fits else own[name]
-    _check_fit(model, kept, path)
-    try:
+    with _fitting(model, kept, path):
         if key is None or not _through_cache(model, kept, kind, cache, key):
             model.load_state_dict(kept)
-    except RuntimeError:
-        raise _no_numbers(path) from None
     return kind
 
 
@@ -204,19 +202,22 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> 
     Raises:
         MvfaError: naming the first tensor with a wrong shape, else missing ones, else surplus ones.
     """
+    with _fitting(module, tensors, path):
+        module.load_state_dict(dict(tensors))
+
+
+@contextmanager
+def _fitting(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> Iterator[None]:
+    """Around putting `tensors` into `module`: what does not fit is said before, what cannot be copied then."""
     _check_fit(module, tensors, path)
     try:
-        module.load_state_dict(dict(tensors))
+        yield
     except RuntimeError:
-        raise _no_numbers(path) from None
-
-
-def _no_numbers(path: str | Path) -> MvfaError:
-    return MvfaError(f"{path}: holds tensors that are not plain numbers; save them as float32")
+        raise MvfaError(f"{path}: holds tensors that are not plain numbers; save them as float32") from None
 
 
 def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise what `fill` raises."""
+    """Raise what `fill` raises about names, shapes and kinds of numbers."""
     own = module.state_dict()
     for name, value in own.items():
         if name in tensors and tensors[name].shape != value.shape:

@@ -71,3 +71,20 @@ def test_the_search_holds_a_bounded_piece_of_the_cosines(shots, images):
         found = bank.distances([torch.randn(images, 50, 4)], prefix=1, queries=64, block=128)[0]
     assert found.shape == (images, 49)
     assert max(products.sizes) <= 64 * 128 and sum(products.sizes) == images * 49 * shots * 11 * 50
+
+
+def test_half_precision_finds_a_token_about_as_near_and_its_exact_distance():
+    """Bank tokens lie close together, as real ones do: rounding whole cosines would choose among dozens of them."""
+    generator = torch.Generator().manual_seed(3)
+    common = 5 * torch.randn(32, generator=generator)
+    bank = MemoryBank([common + torch.randn(20, 10, 32, generator=generator)])
+    query = (common + torch.randn(3, 10, 32, generator=generator)).bfloat16()
+    exact = bank.distances([query.float()], prefix=1)[0]
+    for block in (7, 64, 1024):
+        found = bank.distances([query], prefix=1, block=block)[0]
+        assert found.dtype == torch.float32
+        assert (found - exact).min() > -1e-6, "nearer than the nearest"
+        assert ((found - exact) / exact).mean() < 2e-3
+    unit = torch.nn.functional.normalize(query[:, 1:].float(), dim=-1).flatten(0, 1)
+    every = 1 - unit @ bank.levels[0].flatten(0, 1).T
+    assert (every - found.flatten()[:, None]).abs().amin(dim=1).max() < 1e-6, "the distance to no bank token"

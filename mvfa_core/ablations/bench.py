@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from mvfa_core.judging import Branches, FusionRanges, Verdict
 from mvfa_core.prompts import ENSEMBLES
 from mvfa_core.runs import Run
 from mvfa_core.settings import Fraction, Section, Settings, read_section
+from mvfa_core.support import in_drawn_order
 from mvfa_core.training import TrainingPart
 
 PROTOCOL = "strict"  # the same number of epochs for every option: nothing else than the option may differ
@@ -156,12 +156,9 @@ class Bench:
         """The part of the test split that all questions share: `test_images` of each class, by the seed."""
         records = self.experiment.dataset(self.name).records("test")
         if self._test_images is not None:
-            chosen = []
-            for label in (0, 1):
-                rows = [record for record in records if record.label == label]
-                order = np.random.default_rng([self.settings.seed, label]).permutation(len(rows))
-                chosen += [rows[i] for i in sorted(order[: self._test_images])]
-            records = chosen
+            drawn = [in_drawn_order(records, label, [self.settings.seed]) for label in (0, 1)]
+            chosen = {record for of_class in drawn for record in of_class[: self._test_images]}
+            records = [record for record in records if record in chosen]
         batch = self.experiment.load(self.name, records)
         return TestSet(records, batch, self.experiment.tokens(batch.images), "")
 
