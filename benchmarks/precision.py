@@ -4,16 +4,19 @@
 
 Two questions. What do the trained runs score when only judging is done in bf16? And what does the first few-shot
 run of each data set score when it is trained in bf16 too, from the same seed and support images? The first
-difference is rounding alone. The second contains what rounding does to a training, which moves it as another
-seed would.
+difference is rounding alone. The second contains what any disturbance of a training does, above all where two
+epochs are nearly as good and another one is kept. So there is a control: training in fp32 from initial weights
+that were rounded to bf16 once.
 """
 
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+import torch
 import typer
 
+from mvfa_core.adapters import Adapters
 from mvfa_core.experiment import Experiment, TestSet
 from mvfa_core.judging import Verdict
 from mvfa_core.metrics import auroc
@@ -22,6 +25,18 @@ from mvfa_core.report import save_table
 from mvfa_core.settings import load_settings
 
 MOST = 0.005  # half a point
+JUDGED, TRAINED, CONTROL = "judged in bf16", "trained in bf16", "trained in fp32, start rounded"
+
+
+class RoundedStart(Experiment):
+    """Adapters start from weights that bf16 can hold; everything else is as it was."""
+
+    def fresh_adapters(self, draw: int = 0) -> Adapters:
+        adapters = super().fresh_adapters(draw)
+        with torch.no_grad():
+            for weight in adapters.parameters():
+                weight.copy_(weight.bfloat16())
+        return adapters
 
 
 def aurocs(verdict: Verdict, test: TestSet) -> dict[str, float]:
@@ -33,15 +48,18 @@ def aurocs(verdict: Verdict, test: TestSet) -> dict[str, float]:
 
 
 def compared(fp32: Experiment, bf16: Experiment, name: str, runs: Path) -> pd.DataFrame:
-    """A row a method and metric of one data set: AUROC in fp32, judged in bf16, trained and judged in bf16."""
+    """A row a method and metric of one data set: AUROC in fp32, judged in bf16, trained in bf16, and the control."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for column, experiment in (("fp32", fp32), ("judged in bf16", bf16)):
+    for column, experiment in (("fp32", fp32), (JUDGED, bf16)):
         test = experiment.test_set(name)
         verdicts = experiment.verdicts(name, experiment.load_runs(name, runs), test)
         found[column] = {method: aurocs(verdict, test) for method, verdict in verdicts.items()}
-    few = bf16.settings.few_shot
-    again = bf16.train_few_shot(name, few.shots[0], bf16.settings.protocols[0])
-    found["trained in bf16"] = {again.method: aurocs(bf16.verdict(name, again, test), test)}
+    shots, protocol = fp32.settings.few_shot.shots[0], fp32.settings.protocols[0]
+    rounded = RoundedStart(fp32.settings, fp32.base, fp32.say)
+    for column, experiment in ((TRAINED, bf16), (CONTROL, rounded)):
+        test = experiment.test_set(name)
+        again = experiment.train_few_shot(name, shots, protocol)
+        found[column] = {again.method: aurocs(experiment.verdict(name, again, test), test)}
     rows = [
         {"data set": name, "method": method, "metric": metric}
         | {column: values[method][metric] for column, values in found.items() if method in values}
@@ -54,7 +72,7 @@ def compared(fp32: Experiment, bf16: Experiment, name: str, runs: Path) -> pd.Da
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Per column and metric: the largest difference from fp32, its mean size and its mean over data sets."""
     rows = []
-    for column in ("judged in bf16", "trained in bf16"):
+    for column in (JUDGED, TRAINED, CONTROL):
         for metric, part in table.dropna(subset=[column]).groupby("metric"):
             gap = part[column] - part["fp32"]
             rows.append(
@@ -84,7 +102,7 @@ def main(
     for content, stem in ((table, "precision"), (summary, "precision_summary")):
         save_table(content, output, stem, content.round(4))
     print("all data sets\n" + summary.round(4).to_string(index=False))
-    judged = summary.loc[summary["what"] == "judged in bf16", "largest"].max()
+    judged = summary.loc[summary["what"] == JUDGED, "largest"].max()
     print(f"judging in bf16 moves no AUROC by more than {judged:.4f}; half a point is {MOST}")
 
 

@@ -121,17 +121,25 @@ def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
     assert set(same.loc[same["method"] == "2-shot/sound/0", "metric"]) == {"image", "pixel"}
     found = precision.differences(same)
     # from the same seed training ends where the kept run ended
-    assert len(found) == 4 and (found["largest"] == 0).all()
-    assert found.loc[found["what"] == "trained in bf16", "values"].tolist() == [1, 1]
+    assert (found.loc[found["what"] != precision.CONTROL, "largest"] == 0).all() and len(found) == 6
+    for what in (precision.TRAINED, precision.CONTROL):
+        assert found.loc[found["what"] == what, "values"].tolist() == [1, 1]
+    exact = opened(project)
+    start = precision.RoundedStart(exact.settings, exact.base).fresh_adapters(1).state_dict()
+    exact = exact.fresh_adapters(1).state_dict()
+    assert all(torch.equal(start[name], exact[name].bfloat16().float()) for name in exact)
+    assert not any(torch.equal(start[name], exact[name]) for name in exact)
 
 
 def test_differences_by_hand():
     table = pd.DataFrame({"metric": ["image"] * 3, "fp32": [0.5, 0.6, 0.7]})
-    table["judged in bf16"], table["trained in bf16"] = [0.5, 0.63, 0.69], [None, 0.5, None]
-    judged, trained = precision.differences(table).to_dict("records")
+    table[precision.JUDGED], table[precision.TRAINED] = [0.5, 0.63, 0.69], [None, 0.5, None]
+    table[precision.CONTROL] = [0.51, None, None]
+    judged, trained, control = precision.differences(table).to_dict("records")
     assert judged["values"] == 3 and judged["largest"] == pytest.approx(0.03)
     assert judged["mean size"] == pytest.approx(0.04 / 3) and judged["mean"] == pytest.approx(0.02 / 3)
     assert trained["values"] == 1 and trained["mean"] == pytest.approx(-0.1)
+    assert control["largest"] == pytest.approx(0.01)
 
 
 def test_thresholds_are_applied_to_the_scores_of_the_evaluation(tmp_path):
