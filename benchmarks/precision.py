@@ -47,17 +47,15 @@ def aurocs(verdict: Verdict, test: TestSet) -> dict[str, float]:
     return found
 
 
-def compared(fp32: Experiment, bf16: Experiment, name: str, runs: Path) -> pd.DataFrame:
+def compared(fp32: Experiment, bf16: Experiment, rounded: Experiment, name: str, runs: Path) -> pd.DataFrame:
     """A row a method and metric of one data set: AUROC in fp32, judged in bf16, trained in bf16, and the control."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for column, experiment in (("fp32", fp32), (JUDGED, bf16)):
-        test = experiment.test_set(name)
+    exact, half = fp32.test_set(name), bf16.test_set(name)
+    for column, experiment, test in (("fp32", fp32, exact), (JUDGED, bf16, half)):
         verdicts = experiment.verdicts(name, experiment.load_runs(name, runs), test)
         found[column] = {method: aurocs(verdict, test) for method, verdict in verdicts.items()}
     shots, protocol = fp32.settings.few_shot.shots[0], fp32.settings.protocols[0]
-    rounded = RoundedStart(fp32.settings, fp32.base, fp32.say)
-    for column, experiment in ((TRAINED, bf16), (CONTROL, rounded)):
-        test = experiment.test_set(name)
+    for column, experiment, test in ((TRAINED, bf16, half), (CONTROL, rounded, exact)):
         again = experiment.train_few_shot(name, shots, protocol)
         found[column] = {again.method: aurocs(experiment.verdict(name, again, test), test)}
     rows = [
@@ -89,13 +87,13 @@ def main(
 ) -> None:
     """Compare, print, and write `precision` and `precision_summary` as CSV, Markdown and LaTeX."""
     settings, base = load_settings(params), params.resolve().parent
-    fp32, bf16 = (
-        Experiment(settings.model_copy(update={"dtype": dtype}), base, say=lambda line: None)
-        for dtype in ("fp32", "bf16")
+    fp32, bf16, rounded = (
+        kind(settings.model_copy(update={"dtype": dtype}), base, say=lambda line: None)
+        for kind, dtype in ((Experiment, "fp32"), (Experiment, "bf16"), (RoundedStart, "fp32"))
     )
     parts = []
     for name in settings.datasets:
-        parts.append(compared(fp32, bf16, name, runs))
+        parts.append(compared(fp32, bf16, rounded, name, runs))
         print(differences(parts[-1]).round(4).to_string(index=False), f"({name})\n", flush=True)
     table = pd.concat(parts, ignore_index=True)
     summary = differences(table)

@@ -116,7 +116,9 @@ def test_growth_measures_a_point_and_draws_every_axis(monkeypatch, tmp_path):
 
 def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
     project = trained_project(tmp_path / "project", (("Brain", 0), ("Brain", 2)), draws=2)
-    same = precision.compared(opened(project), opened(project), "Brain", project / "runs")
+    exact = opened(project)
+    rounded = precision.RoundedStart(exact.settings, exact.base)
+    same = precision.compared(exact, opened(project), rounded, "Brain", project / "runs")
     assert {"clip-pooled", "zero-shot/sound", "2-shot/sound/0"} <= set(same["method"])
     assert set(same.loc[same["method"] == "2-shot/sound/0", "metric"]) == {"image", "pixel"}
     found = precision.differences(same)
@@ -124,11 +126,9 @@ def test_precision_compares_the_same_runs_on_the_same_images(tmp_path):
     assert (found.loc[found["what"] != precision.CONTROL, "largest"] == 0).all() and len(found) == 6
     for what in (precision.TRAINED, precision.CONTROL):
         assert found.loc[found["what"] == what, "values"].tolist() == [1, 1]
-    exact = opened(project)
-    start = precision.RoundedStart(exact.settings, exact.base).fresh_adapters(1).state_dict()
-    exact = exact.fresh_adapters(1).state_dict()
-    assert all(torch.equal(start[name], exact[name].bfloat16().float()) for name in exact)
-    assert not any(torch.equal(start[name], exact[name]) for name in exact)
+    start, weights = (experiment.fresh_adapters(1).state_dict() for experiment in (rounded, exact))
+    assert all(torch.equal(start[name], weights[name].bfloat16().float()) for name in weights)
+    assert not any(torch.equal(start[name], weights[name]) for name in weights)
 
 
 def test_differences_by_hand():

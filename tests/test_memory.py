@@ -63,12 +63,13 @@ class Products(TorchDispatchMode):
         return found
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("shots", "images"), [(1, 1), (16, 3), (2, 40)])
-def test_the_search_holds_a_bounded_piece_of_the_cosines(shots, images):
+def test_the_search_holds_a_bounded_piece_of_the_cosines(shots, images, dtype):
     """However many shots and test images: all cosines of 16 shots and 20,000 images would be 10^12 bytes."""
     bank = MemoryBank([torch.randn(shots * 11, 50, 4)])
     with Products() as products:
-        found = bank.distances([torch.randn(images, 50, 4)], prefix=1, queries=64, block=128)[0]
+        found = bank.distances([torch.randn(images, 50, 4).to(dtype)], prefix=1, queries=64, block=128)[0]
     assert found.shape == (images, 49)
     assert max(products.sizes) <= 64 * 128 and sum(products.sizes) == images * 49 * shots * 11 * 50
 
